@@ -1,0 +1,1 @@
+"""Background jobs out of the application's own database."""

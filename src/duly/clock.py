@@ -1,0 +1,54 @@
+"""The only source of local time, so that tests can turn it.
+
+Two readings: ``wall`` (UTC, only to be corrected by the database's offset) and ``monotonic``
+(seconds, for intervals). What the *database* says the time is, is kept in ``DatabaseClock``.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+
+
+class Clock:
+    """The machine's time. Tests put a turned one in its place."""
+
+    def wall(self) -> datetime:
+        """The time of day, aware, in UTC."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Seconds that never go back; the zero is arbitrary."""
+        return time.monotonic()
+
+
+class DatabaseClock:
+    """The database's time, as far as a process knows it without asking.
+
+    ``learn`` takes a reading that came with some statement; between readings the time is carried
+    forward on the monotonic clock, so a jump of the machine's wall clock moves nothing.
+    """
+
+    def __init__(self, local: Clock) -> None:
+        self.local = local
+        self._reading: tuple[datetime, float] | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether the database has been asked at least once."""
+        return self._reading is not None
+
+    def learn(self, told: datetime, asked_at: float) -> None:
+        """Remember that the database said *told* in answer to a question asked at *asked_at* (monotonic).
+
+        The answer was made somewhere between question and reply; the middle is off by half the
+        round trip at most.
+        """
+        self._reading = (told, (asked_at + self.local.monotonic()) / 2)
+
+    def now(self) -> datetime:
+        """The database's time by the last reading; the machine's own before the first."""
+        if self._reading is None:
+            return self.local.wall()
+        told, at = self._reading
+        return told + timedelta(seconds=self.local.monotonic() - at)

@@ -1,0 +1,229 @@
+"""Every error that Duly raises, in one tree.
+
+::
+
+    DulyError
+    ├── ConfigurationError          found at import or start; the CLI prints it in one line and exits 2
+    │   ├── DeclarationError        a task, job class or option is declared wrongly
+    │   ├── SettingsError           a URL, key, number or name in the settings does not hold
+    │   └── SchemaError             the tables are missing, or older or newer than this release
+    ├── EnqueueError                the caller's mistake; nothing was written
+    │   ├── InvalidArguments        arguments do not fit the signature, or would not come back as they went
+    │   ├── InvalidOptions          a call's options contradict each other or are out of bounds
+    │   ├── WrongDatabase           the session or connection given is not on the queue's database
+    │   └── IdTaken                 the id given already names a job with other content
+    ├── DatabaseError               the database did not do what was asked
+    │   ├── DatabaseUnavailable     it cannot be reached, or the connection was lost
+    │   └── DatabaseBusy            it is there, but a lock was not granted in time
+    ├── JobError                    what a handle says of its job
+    │   ├── JobNotFound             no such job (not committed, rolled back, or pruned)
+    │   ├── JobNotEnded             no result yet
+    │   ├── JoinTimeout             the job did not end in time
+    │   ├── JobDidNotSucceed        it ended, but not well: there is no result
+    │   ├── ResultNotKept           it succeeded, but keep_result= did not ask for the result
+    │   └── JobNotRetryable         this job cannot be retried by hand
+    ├── EnvelopeError               an envelope that must not, or cannot, be opened
+    │   ├── EnvelopeRejected        edited, copied, or plain where a key is set: it never runs
+    │   ├── UnknownKey              sealed with a key that this process does not have
+    │   └── ArgumentsMisfit         opened, but the arguments no longer fit the task
+    └── TransactionError            a transactional task's transaction is not what it was
+        ├── LeaseLost               the job was given to another worker: everything is rolled back
+        ├── TransactionEnded        something else has committed or ended the task's transaction
+        └── CommitInTask            the task called commit() or rollback() on the connection it was given
+
+    Interruption                    raised *by a task* to say how its attempt ends
+    ├── Retry                       try again (uses an attempt)
+    ├── Snooze                      put back for later (uses no attempt)
+    └── Cancel                      end the job as cancelled
+
+The docstring of each says what it means and what to do; messages name the value at fault.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+
+class DulyError(Exception):
+    """Base of all errors of Duly."""
+
+
+# ── found at import or start ──────────────────────────────────────────────────────────────────
+
+
+class ConfigurationError(DulyError):
+    """The program is set up wrongly. Mend what the message names; nothing has run yet."""
+
+
+class DeclarationError(ConfigurationError):
+    """A task, job class or option is declared wrongly. Raised at import, where the declaration stands."""
+
+
+class SettingsError(ConfigurationError):
+    """One or more settings do not hold. All faults found are listed, each with its source."""
+
+
+class SchemaError(ConfigurationError):
+    """The tables are missing, or older or newer than this release. Run ``duly migrate``, or upgrade Duly."""
+
+
+# ── the caller's mistake at enqueue ───────────────────────────────────────────────────────────
+
+
+class EnqueueError(DulyError):
+    """A job was refused at enqueue. Nothing was written."""
+
+
+class InvalidArguments(EnqueueError):
+    """The arguments do not fit the task's signature, or would not come back from the row as they went in."""
+
+
+class InvalidOptions(EnqueueError):
+    """The options of a call contradict each other or are out of bounds."""
+
+
+class WrongDatabase(EnqueueError):
+    """The session or connection given is not on the queue's database, so the job could not commit with it."""
+
+
+class IdTaken(EnqueueError):
+    """The id given already names a job with another task, queue or arguments. Use a new id."""
+
+
+# ── the database ──────────────────────────────────────────────────────────────────────────────
+
+
+class DatabaseError(DulyError):
+    """The database did not do what was asked. The driver's error is the ``__cause__``."""
+
+
+class DatabaseUnavailable(DatabaseError):
+    """The database cannot be reached, or the connection was lost. Nothing is half-written; try again."""
+
+
+class DatabaseBusy(DatabaseError):
+    """A lock was not granted in time, or the database asked to repeat the transaction. Nothing was written."""
+
+
+# ── what a handle says of its job ─────────────────────────────────────────────────────────────
+
+
+class JobError(DulyError):
+    """Base of what a handle raises about its job."""
+
+
+class JobNotFound(JobError):
+    """No such job: its transaction has not committed, was rolled back, or its ledger row was pruned."""
+
+
+class JobNotEnded(JobError):
+    """The job has not ended, so there is no result yet. ``join()`` waits for it."""
+
+
+class JoinTimeout(JobError, TimeoutError):
+    """The job did not end within the time-out given to ``join()`` or ``result()``. It goes on regardless."""
+
+
+class JobDidNotSucceed(JobError):
+    """The job ended with another outcome than ``succeeded``; the message names it and the last error."""
+
+
+class ResultNotKept(JobError):
+    """The job succeeded, but results are kept only where ``keep_result=True`` says so."""
+
+
+class JobNotRetryable(JobError):
+    """A job can be retried by hand when it ended and its envelope was kept; the message says what is missing."""
+
+
+# ── envelopes ─────────────────────────────────────────────────────────────────────────────────
+
+
+class EnvelopeError(DulyError):
+    """An envelope that must not, or cannot, be opened."""
+
+
+class EnvelopeRejected(EnvelopeError):
+    """The envelope or a bound column was edited or copied, or it is plain where keys are set. It never runs."""
+
+
+class UnknownKey(EnvelopeError):
+    """Sealed with a key that this process does not have. Add the key to ``DULY_KEYS``; the job waits."""
+
+
+class ArgumentsMisfit(EnvelopeError):
+    """The arguments no longer fit the task's signature. Deploy code that accepts them; the job waits."""
+
+
+# ── transactional tasks ───────────────────────────────────────────────────────────────────────
+
+
+class TransactionError(DulyError):
+    """The transaction of a transactional task is not what it was."""
+
+
+class LeaseLost(TransactionError):
+    """The job now belongs to another worker, or has expired: what this attempt wrote is rolled back."""
+
+
+class TransactionEnded(TransactionError):
+    """Something other than Duly ended the task's transaction (a raw COMMIT, a DDL statement that commits).
+
+    What it wrote before may stand, so the job is not retried: it ends ``uncertain`` and waits for a person.
+    """
+
+
+class CommitInTask(TransactionError):
+    """``commit()`` or ``rollback()`` on the connection that Duly gave to the task: Duly ends that transaction.
+
+    Use ``connection.begin_nested()`` for a part that may be rolled back, or ask for a ``Session``.
+    """
+
+
+# ── raised by a task ──────────────────────────────────────────────────────────────────────────
+
+
+class Interruption(Exception):  # noqa: N818 - not an error: how a task says that its attempt ends
+    """Base of what a task raises to say how its attempt ends. Not an error of Duly's."""
+
+
+class _Later(Interruption):
+    def __init__(
+        self,
+        reason: str = "",
+        *,
+        after: timedelta | float | None = None,
+        at: datetime | None = None,
+    ) -> None:
+        if after is not None and at is not None:
+            raise TypeError(f"{type(self).__name__} takes after= or at=, not both")
+        if at is not None and at.utcoffset() is None:
+            raise TypeError(f"{type(self).__name__}(at=…) needs a datetime with a time zone")
+        super().__init__(reason)
+        self.reason = reason
+        self.after = timedelta(seconds=after) if isinstance(after, int | float) else after
+        self.at = at
+
+
+class Retry(_Later):
+    """Raised by a task: end this attempt and try again, after the time given or by the retry rule.
+
+    ``after`` is a timedelta or seconds, ``at`` an aware datetime. Uses an attempt; when none is
+    left the job ends ``failed``.
+    """
+
+
+class Snooze(_Later):
+    """Raised by a task: put the job back for later without using an attempt.
+
+    ``after`` is a timedelta or seconds (default 60 s), ``at`` an aware datetime. The job's
+    ``expires_at`` stands: what is snoozed past it ends ``expired``.
+    """
+
+
+class Cancel(Interruption):
+    """Raised by a task: end the job as ``cancelled``. No retry, no failure."""
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason

@@ -1,0 +1,84 @@
+"""How one attempt ended, as data: what an executor returns and the exchange records.
+
+Each report names the job and the claim it was run under; the exchange writes it only while
+(job, worker, claim) still matches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from duly.model.states import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """The task returned. ``result`` is its sealed result, where it is kept."""
+
+    id: UUID
+    claim: int
+    started_at: datetime
+    result: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The job is over in another way: failed, expired, cancelled, rejected or uncertain.
+
+    ``counted`` says whether this attempt was started, and so counts.
+    """
+
+    id: UUID
+    claim: int
+    outcome: Outcome
+    cause: str
+    counted: bool
+    started_at: datetime | None = None
+    error: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PutBack:
+    """The job waits again: a retry (``counted``), a snooze, or something this worker could not run.
+
+    ``at`` or ``after`` says from when, by the database's clock. One that could only come after the
+    job's ``expires_at`` ends it as expired now.
+    """
+
+    id: UUID
+    claim: int
+    cause: str
+    counted: bool
+    after: timedelta | None = None
+    at: datetime | None = None
+    error: bytes | None = None
+    started_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Claimed, not started, given back as if nothing had happened."""
+
+    id: UUID
+    claim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A transactional task: its own transaction has written the outcome already. Nothing is left to write."""
+
+    id: UUID
+    claim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A transactional task found its fence gone and rolled back. Nothing is left to write."""
+
+    id: UUID
+    claim: int
+
+
+Report = Succeeded | Ended | PutBack | Released | Recorded | Lost
