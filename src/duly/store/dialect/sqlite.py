@@ -1,0 +1,313 @@
+"""SQLite: one writer at a time, WAL, BEGIN IMMEDIATE, and an OS lock per worker for liveness."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, Engine, Insert, Select, Table, TextClause, delete, event
+from sqlalchemy import literal_column, select, text
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from duly.errors import DatabaseBusy, DulyError, SchemaError, SettingsError
+from duly.model.job import ClaimedJob, NewJob
+from duly.model.report import Succeeded
+from duly.store.dialect.base import CLAIMED, ENDED, Exchanged, StoreDialect, job_row, unavailable
+from duly.store.schema import Instant, Tables
+
+OLDEST = (3, 35, 0)  # RETURNING
+BUSY_TIMEOUT_MS = 5_000
+
+# SQLite's clock has milliseconds; the stored form has six digits, so that text compares as time does.
+CLOCK = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
+
+_RECORD = """
+INSERT INTO {executions} (job_id, outcome, attempts, started_at, ended_at, {ended})
+SELECT j.id, 'succeeded', j.attempt + 1, json_extract(done.value, '$[2]'), {clock}, {ended_j}
+FROM json_each(:done) AS done JOIN {jobs} AS j ON j.id = json_extract(done.value, '$[0]')
+WHERE j.worker = :worker AND j.claim = json_extract(done.value, '$[1]')
+ON CONFLICT (job_id) DO NOTHING"""
+
+_REMOVE = """
+DELETE FROM {jobs} WHERE worker = :worker AND (id, claim) IN (
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:done)
+) RETURNING id"""
+
+_BEST_OF = """
+SELECT id, priority, run_at FROM {jobs}
+WHERE state = 'available' AND queue = :queue{n} AND run_at <= {clock} AND expires_at > {clock}
+ORDER BY priority, run_at, id LIMIT :limit"""
+
+_CLAIM = """
+UPDATE {jobs} SET state = 'running', claim = claim + 1, worker = :worker
+WHERE id IN (SELECT id FROM ({heads}) ORDER BY priority, run_at, id LIMIT :limit)
+RETURNING {claimed}"""
+
+_WAITING_QUEUES = """
+WITH RECURSIVE seen (queue) AS (
+    SELECT * FROM (SELECT queue FROM {jobs} WHERE state = 'available' ORDER BY queue LIMIT 1)
+    UNION ALL
+    SELECT (SELECT queue FROM {jobs} WHERE state = 'available' AND queue > seen.queue ORDER BY queue LIMIT 1)
+    FROM seen WHERE seen.queue IS NOT NULL
+) SELECT queue FROM seen WHERE queue IS NOT NULL"""
+
+
+class SQLite(StoreDialect):
+    """SQLite 3.35 and newer, in a file, through sqlite3 or aiosqlite."""
+
+    name = "sqlite"
+    beats = False
+
+    def __init__(self, tables: Tables) -> None:
+        super().__init__(tables)
+        if sqlite3.sqlite_version_info < OLDEST:
+            raise SettingsError(
+                f"SQLite {sqlite3.sqlite_version} is too old: Duly needs {'.'.join(map(str, OLDEST))} or newer"
+            )
+        quote = sqlite.dialect().identifier_preparer.format_table  # type: ignore[no-untyped-call]
+        self._words = {
+            "jobs": quote(tables.jobs),
+            "executions": quote(tables.executions),
+            "ended": ", ".join(ENDED),
+            "ended_j": ", ".join(f"j.{name}" for name in ENDED),
+            "claimed": ", ".join(CLAIMED),
+            "clock": CLOCK,
+        }
+        self.record = self._sql(_RECORD)
+        self.remove = self._sql(_REMOVE)
+        self._waiting_queues = self._sql(_WAITING_QUEUES)
+        self._claims: dict[int, TextClause] = {}
+        self._locks: dict[str, int] = {}
+        self._folder: Path | None = None
+        os.register_at_fork(after_in_child=self._forget_locks)
+
+    def _sql(self, template: str, **more: str) -> TextClause:
+        return text(template.format(**self._words, **more))
+
+    def claim(self, queues: int) -> TextClause:
+        """The claim over so many queues: the best of each, and of these the best."""
+        if queues not in self._claims:
+            heads = [_BEST_OF.format(**self._words, n=n) for n in range(queues)]
+            merged = " UNION ALL ".join(f"SELECT * FROM ({head})" for head in heads)
+            self._claims[queues] = self._sql(_CLAIM, heads=merged)
+        return self._claims[queues]
+
+    @property
+    def clock(self) -> ColumnElement[datetime]:
+        """``strftime(…, 'now')``: the machine's clock, read by the database, in milliseconds."""
+        return _CLOCK
+
+    def attach(self, connection: Connection) -> None:
+        """WAL, and where the lock files of workers stand: in a folder beside the database file."""
+        file = next((row[2] for row in connection.exec_driver_sql("PRAGMA database_list") if row[1] == "main"), "")
+        if not file:
+            raise SettingsError(
+                "an in-memory SQLite database is seen by one connection alone, so no worker could use it; "
+                "name a file, e.g. sqlite:///jobs.db"
+            )
+        self._folder = Path(f"{file}.duly")
+        connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+
+    def begin(self, connection: Connection) -> None:
+        """BEGIN IMMEDIATE: a deferred transaction that upgrades fails at once, again and again."""
+        if not connection.info.get("duly_prepared"):
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+            connection.exec_driver_sql("PRAGMA synchronous = FULL")
+            connection.info["duly_prepared"] = True
+        if _driver(connection).in_transaction:  # the application's engine begins by itself, deferred
+            connection.exec_driver_sql("ROLLBACK")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def join(self, connection: Connection) -> None:
+        """See that a transaction is open before anything is written into the caller's one."""
+        if not _driver(connection).in_transaction:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def adopt(self, engine: Engine) -> None:
+        """Make savepoints of an application's engine real ones.
+
+        sqlite3 begins no transaction for SAVEPOINT, so releasing the outermost one *commits*, and a
+        later rollback undoes nothing. A BEGIN before it mends that.
+        """
+        event.listen(engine, "savepoint", _begin_before_savepoint)
+
+    def limit_waits(self, connection: Connection, *, lock: float, statement: float) -> None:
+        """The busy time-out bounds the only wait there is."""
+
+    def begin_task(self, connection: Connection, *, idle: float) -> None:
+        """BEGIN IMMEDIATE; a worker runs one transactional task at a time."""
+        self.begin(connection)
+
+    def limit_idle(self, connection: Connection, *, idle: float) -> None:
+        """A dead process's transaction is gone at once; a frozen one is killed by its supervisor."""
+
+    def savepoint_is_gone(self, error: BaseException) -> bool:
+        """By its message: SQLite has no code for it."""
+        return isinstance(error, DBAPIError) and "no such savepoint" in str(error.orig)
+
+    def insert_many(self, connection: Connection, jobs: Sequence[NewJob]) -> bool:
+        """One prepared INSERT, run for each row."""
+        try:
+            with connection.begin_nested():
+                connection.execute(self.tables.jobs.insert(), [job_row(job) for job in jobs])
+        except IntegrityError:
+            return False
+        return True
+
+    def insert_or_ignore(self, table: Table) -> Insert:
+        """``ON CONFLICT DO NOTHING``."""
+        return sqlite.insert(table).on_conflict_do_nothing()
+
+    def exchange(
+        self,
+        connection: Connection,
+        worker: str,
+        succeeded: Sequence[Succeeded],
+        queues: Sequence[str],
+        limit: int,
+    ) -> Exchanged:
+        """A few statements, since none can write twice; all in one transaction that holds the only write lock."""
+        reply = Exchanged(alive=self._alive(connection, worker))
+        if succeeded:
+            reply.lost = self._record(connection, worker, succeeded)
+        if limit and queues and reply.alive:
+            named = {f"queue{n}": queue for n, queue in enumerate(queues)}
+            rows = connection.execute(self.claim(len(queues)), {"worker": worker, "limit": limit, **named}).all()
+            claimed = [_claimed(row) for row in rows]
+            ended = self._ended(connection, [job.id for job in claimed])
+            reply.claimed = [job for job in claimed if job.id not in ended]
+            reply.replayed = [job for job in claimed if job.id in ended]
+        reply.claimed.sort(key=lambda job: (job.priority, job.run_at, job.id))
+        return reply
+
+    def _alive(self, connection: Connection, worker: str) -> bool:
+        workers = self.tables.workers.c
+        return connection.scalar(select(workers.id).where(workers.id == worker)) is not None
+
+    def _record(self, connection: Connection, worker: str, succeeded: Sequence[Succeeded]) -> set[UUID]:
+        done = json.dumps([(str(s.id), s.claim, _stamp(s.started_at)) for s in succeeded])
+        connection.execute(self.record, {"worker": worker, "done": done})
+        accepted = {UUID(row.id) for row in connection.execute(self.remove, {"worker": worker, "done": done})}
+        executions = self.tables.executions
+        for s in succeeded:
+            if s.result is not None and s.id in accepted:
+                mine = (executions.c.job_id == s.id, executions.c.claim == s.claim)
+                connection.execute(executions.update().where(*mine).values(result=s.result))
+        refused = [s for s in succeeded if s.id not in accepted]
+        recorded = self._ended(connection, [s.id for s in refused])
+        return {s.id for s in refused if recorded.get(s.id) != s.claim}
+
+    def _ended(self, connection: Connection, ids: Sequence[UUID]) -> dict[UUID, int]:
+        if not ids:
+            return {}
+        ledger = self.tables.executions.c
+        rows = connection.execute(select(ledger.job_id, ledger.claim).where(ledger.job_id.in_(ids)))
+        return {row.job_id: row.claim for row in rows}
+
+    def translate(self, error: DBAPIError) -> DulyError | None:
+        """By SQLite's messages."""
+        words = str(error.orig)
+        if "locked" in words or "busy" in words:
+            return DatabaseBusy(
+                f"another connection is writing to this SQLite database ({words}); if that is your own open "
+                "transaction, enqueue inside it: task.using(session=session).enqueue(…)"
+            )
+        if "no such table" in words or "no such column" in words:
+            return SchemaError("Duly's tables are not there: run `duly migrate`")
+        if any(sign in words for sign in ("unable to open", "disk", "readonly", "not a database", "malformed")):
+            return unavailable(error, "see that the file's folder exists, is writable and has room")
+        return None
+
+    def waiting_queues(self) -> TextClause:
+        """A loose index scan: one probe a queue."""
+        return self._waiting_queues
+
+    def lock_rows(self, statement: Select[Any], *, skip_locked: bool = False) -> Select[Any]:  # noqa: ARG002
+        """The transaction holds the only write lock already."""
+        return statement
+
+    def hold_liveness(self, worker: str) -> None:
+        """Take the worker's lock; the operating system gives it back when the process ends, however it ends."""
+        handle = os.open(self._lock_file(worker), os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._locks[worker] = handle
+
+    def drop_liveness(self, worker: str) -> None:
+        """Give the lock back and remove its file."""
+        handle = self._locks.pop(worker, None)
+        if handle is not None:
+            self._lock_file(worker).unlink(missing_ok=True)
+            os.close(handle)
+
+    def dead_workers(self, connection: Connection, lease: timedelta, judge: str) -> list[str]:  # noqa: ARG002
+        """Those whose lock can be had: their process is gone. No lease has to pass."""
+        workers = self.tables.workers
+        dead = [name for name in connection.scalars(select(workers.c.id)) if name != judge and self._is_dead(name)]
+        if dead:
+            connection.execute(delete(workers).where(workers.c.id.in_(dead)))
+        return dead
+
+    def _is_dead(self, worker: str) -> bool:
+        if worker in self._locks:
+            return False
+        try:
+            handle = os.open(self._lock_file(worker), os.O_RDWR)
+        except FileNotFoundError:
+            return True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        else:
+            self._lock_file(worker).unlink(missing_ok=True)
+            return True
+        finally:
+            os.close(handle)
+
+    def _lock_file(self, worker: str) -> Path:
+        if self._folder is None:
+            raise RuntimeError("the store was not opened")
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        return self._folder / f"{worker}.lock"
+
+    def _forget_locks(self) -> None:
+        # A forked child must not keep its parent's lock alive. Closing a copy does not release it.
+        for handle in self._locks.values():
+            os.close(handle)
+        self._locks.clear()
+
+
+_CLOCK: ColumnElement[datetime] = literal_column(CLOCK, Instant)
+
+
+def _begin_before_savepoint(connection: Connection, name: str | None) -> None:  # noqa: ARG001
+    if not _driver(connection).in_transaction:
+        connection.exec_driver_sql("BEGIN")
+
+
+def _driver(connection: Connection) -> Any:
+    return connection.connection.driver_connection
+
+
+def _stamp(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+
+
+def _moment(stamp: str) -> datetime:
+    return datetime.fromisoformat(stamp).replace(tzinfo=UTC)
+
+
+def _claimed(row: Any) -> ClaimedJob:
+    identity, origin, task, queue, priority, claim, attempt, rescues, run_at, expires_at, enqueued_at, *rest = row
+    return ClaimedJob(
+        UUID(identity), UUID(origin), task, queue, priority, claim, attempt, rescues,
+        _moment(run_at), _moment(expires_at), _moment(enqueued_at), *rest,
+    )  # fmt: skip

@@ -1,0 +1,59 @@
+"""Engines that Duly makes from a URL, and what it asks of those it is given."""
+
+from __future__ import annotations
+
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from duly.errors import SettingsError
+
+_DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg", "sqlite": "sqlite"}
+_ASYNC_DRIVERS = {"asyncpg", "aiosqlite", "psycopg_async"}
+_EXTRAS = {"postgresql": "duly[postgresql]"}
+
+
+def make_engine(database: str, *, pool_size: int = 5) -> Engine:
+    """An engine for the URL, on the driver that Duly's worker uses; ``SettingsError`` says what is wrong."""
+    url = read_url(database)
+    options = {} if url.get_backend_name() == "sqlite" else {"pool_size": pool_size, "max_overflow": 20}
+    try:
+        return create_engine(url, **options)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get(url.get_backend_name(), "the driver")
+        raise SettingsError(f"the driver {error.name} is not installed: pip install '{extra}'") from None
+
+
+def read_url(database: str) -> URL:
+    """The URL with the driver filled in where it names none."""
+    scheme, colon, rest = database.partition("://")
+    if not colon:
+        raise SettingsError(
+            f"the database URL {_shown(database)} is none: write e.g. sqlite:///jobs.db or postgresql://host/name"
+        )
+    try:
+        url = make_url(f"{_DRIVERS.get(scheme, scheme)}://{rest}")
+        backend, driver = url.get_backend_name(), url.get_driver_name()
+        url.get_dialect()
+    except (ArgumentError, NoSuchModuleError, ValueError):
+        raise SettingsError(
+            f"the database URL begins with {scheme[:40]!r}, which is not known: write sqlite:///… or postgresql://…"
+        ) from None
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"the driver {error.name} is not installed: pip install '{_extra(scheme)}'") from None
+    if driver in _ASYNC_DRIVERS:
+        raise SettingsError(
+            f"{scheme} is an async driver: the worker needs a sync one (write {_DRIVERS[backend]}://…), and "
+            "takes yours as Duly(url, async_engine=create_async_engine(…))"
+        )
+    if backend == "postgresql" and driver != "psycopg":
+        raise SettingsError(f"the worker speaks to PostgreSQL through psycopg 3, not {driver}: postgresql+psycopg://…")
+    return url
+
+
+def _extra(scheme: str) -> str:
+    return _EXTRAS.get(scheme.partition("+")[0], scheme)
+
+
+def _shown(database: str) -> str:
+    return repr(database if len(database) < 40 and "@" not in database else database[:8] + "…")

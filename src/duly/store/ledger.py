@@ -1,0 +1,157 @@
+"""The ledger of ended jobs: written once, looked up by id, counted for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, delete, func, select
+
+from duly.errors import LeaseLost
+from duly.model.job import ClaimedJob, JobStatus
+from duly.model.states import Outcome, State
+from duly.store.dialect.base import ENDED, StoreDialect
+from duly.store.schema import Tables
+
+_SHOWN = (
+    "origin", "task", "queue", "priority", "rescues", "claim", "worker", "run_at", "enqueued_at",
+    "expires_at", "started_at", "principal", "key_id",
+)  # fmt: skip
+
+
+class Ledger:
+    """The executions table, and the jobs table where a question spans both."""
+
+    def __init__(self, tables: Tables, dialect: StoreDialect) -> None:
+        self.tables = tables
+        self.dialect = dialect
+
+    def finish(
+        self,
+        connection: Connection,
+        worker: str,
+        job: ClaimedJob,
+        *,
+        started_at: datetime,
+        result: bytes | None,
+    ) -> None:
+        """Record the success of a transactional task, in the task's own transaction; the fence is the first line.
+
+        The last statement before COMMIT that looks at the job also looks at the database's clock: a job
+        that has expired meanwhile is not finished. ``LeaseLost`` says that the transaction must be
+        rolled back: the job is another worker's, has expired, or had ended before.
+        """
+        jobs, clock = self.tables.jobs, self.dialect.clock
+        mine = (jobs.c.id == job.id, jobs.c.worker == worker, jobs.c.claim == job.claim)
+        row = connection.execute(
+            delete(jobs).where(*mine, jobs.c.expires_at > clock).returning(*jobs.c)
+        ).one_or_none()
+        if row is None:
+            raise LeaseLost(f"job {job.id} has expired, or belongs to another worker by now; rolled back")
+        kept = {name: row._mapping[name] for name in ENDED}  # noqa: SLF001 - SQLAlchemy's public name
+        written = connection.scalar(
+            self.dialect.insert_or_ignore(self.tables.executions).values(
+                job_id=job.id,
+                outcome=Outcome.SUCCEEDED.value,
+                attempts=row.attempt + 1,
+                started_at=started_at,
+                ended_at=clock,
+                result=result,
+                **kept,
+            )
+            .returning(self.tables.executions.c.job_id)
+        )
+        if written is None:
+            raise LeaseLost(f"job {job.id} had ended before: its row was put back; rolled back")
+
+    def status(self, connection: Connection, job: UUID) -> JobStatus | None:
+        """The job as it stands: its row, else its ledger row. Asked in that order, since jobs move that way."""
+        jobs, ledger, attempts = self.tables.jobs.c, self.tables.executions.c, self.tables.attempts.c
+        last = (
+            select(attempts.error)
+            .where(attempts.job_id == job)
+            .order_by(attempts.claim.desc())
+            .limit(1)
+            .scalar_subquery()
+            .label("error")
+        )
+        row = connection.execute(
+            select(jobs.id, jobs.state, jobs.attempt.label("attempts"), jobs.envelope, last, *_columns(jobs)).where(
+                jobs.id == job
+            )
+        ).one_or_none()
+        if row is not None:
+            return _unfinished(row)
+        row = connection.execute(
+            select(
+                ledger.job_id.label("id"), ledger.outcome, ledger.cause, ledger.attempts, ledger.result,
+                ledger.envelope, ledger.ended_at, last, *_columns(ledger),
+            ).where(ledger.job_id == job)
+        ).one_or_none()  # fmt: skip
+        return None if row is None else _ended(row)
+
+    def attempts(self, connection: Connection, job: UUID) -> Sequence[Row[Any]]:
+        """What went wrong in each attempt of a job, oldest first."""
+        attempts = self.tables.attempts
+        return connection.execute(select(attempts).where(attempts.c.job_id == job).order_by(attempts.c.claim)).all()
+
+    def states(self, connection: Connection) -> dict[str, int]:
+        """How many unfinished jobs there are in each state."""
+        state = self.tables.jobs.c.state
+        return {row[0]: row[1] for row in connection.execute(select(state, func.count()).group_by(state))}
+
+    def outcomes(self, connection: Connection) -> dict[str, int]:
+        """How many ended jobs there are of each outcome."""
+        outcome = self.tables.executions.c.outcome
+        return {row[0]: row[1] for row in connection.execute(select(outcome, func.count()).group_by(outcome))}
+
+    def troubled(self, connection: Connection) -> tuple[int, int]:
+        """How many ended jobs needed more than one attempt, and how many were rescued."""
+        ledger = self.tables.executions.c
+        row = connection.execute(
+            select(
+                func.count().filter(ledger.attempts > 1), func.count().filter(ledger.rescues > 0)
+            ).select_from(self.tables.executions)
+        ).one()
+        return row[0], row[1]
+
+    def queues(self, connection: Connection) -> Sequence[Row[Any]]:
+        """Per queue: waiting and running jobs, and the age of the oldest that could run (by the database's clock)."""
+        jobs = self.tables.jobs.c
+        available = jobs.state == "available"
+        return connection.execute(
+            select(
+                jobs.queue,
+                func.count().filter(jobs.state == "scheduled").label("scheduled"),
+                func.count().filter(available).label("available"),
+                func.count().filter(jobs.state.in_(("running", "suspect"))).label("running"),
+                func.min(jobs.run_at).filter(available).label("oldest"),
+                func.max(self.dialect.clock).label("now"),
+            )
+            .group_by(jobs.queue)
+            .order_by(jobs.queue)
+        ).all()
+
+
+def _columns(table: Any) -> list[Any]:
+    return [getattr(table, name) for name in _SHOWN]
+
+
+def _unfinished(row: Row[Any]) -> JobStatus:
+    shown = {name: getattr(row, name) for name in _SHOWN}
+    return JobStatus(
+        id=row.id, state=State(row.state), outcome=None, cause=None, attempts=row.attempts, ended_at=None,
+        error=row.error, envelope=row.envelope, **shown,
+    )  # fmt: skip
+
+
+def _ended(row: Row[Any]) -> JobStatus:
+    shown = {name: getattr(row, name) for name in _SHOWN}
+    return JobStatus(
+        id=row.id, state=None, outcome=Outcome(row.outcome), cause=row.cause, attempts=row.attempts,
+        ended_at=row.ended_at, result=row.result, error=row.error, envelope=row.envelope, **shown,
+    )  # fmt: skip
+
+

@@ -1,0 +1,52 @@
+"""A worker's line to the database: one connection of its own, thrown away when it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+if TYPE_CHECKING:
+    from duly.store.store import Store
+
+
+class Line:
+    """Opened with its first transaction; after an error the next one opens it anew.
+
+    It belongs to one thread and is never shared with listeners or transactional tasks.
+    """
+
+    def __init__(self, store: Store, *, lock: float, statement: float) -> None:
+        self._store = store
+        self._lock = lock
+        self._statement = statement
+        self._connection: Connection | None = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A write transaction with short time-outs: committed at the end, rolled back by an exception."""
+        store = self._store
+        try:
+            with store.guarded():
+                if self._connection is None:
+                    self._connection = store.engine.connect()
+                store.dialect.begin(self._connection)
+                store.dialect.limit_waits(self._connection, lock=self._lock, statement=self._statement)
+                yield self._connection
+                self._connection.commit()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the connection; a half-done transaction is rolled back."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(SQLAlchemyError, OSError):
+                if connection.in_transaction():
+                    connection.rollback()
+            with suppress(SQLAlchemyError, OSError):
+                connection.close()

@@ -1,0 +1,183 @@
+"""The store: everything SQL, behind one object that the rooms above are given.
+
+It owns no policy and opens no envelopes. Own transactions are begun by ``writing`` and ``reading``;
+the caller's are joined through ``joined``; a worker has a ``Line`` of its own.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, inspect, select
+from sqlalchemy.exc import DBAPIError, StatementError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from duly.clock import Clock, DatabaseClock
+from duly.errors import DatabaseUnavailable, SchemaError, WrongDatabase
+from duly.store.dialect import StoreDialect, dialect_named
+from duly.store.jobs import Jobs
+from duly.store.ledger import Ledger
+from duly.store.line import Line
+from duly.store.schema import REVISIONS, Names, tables
+from duly.store.workers import Workers
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+
+class Store:
+    """One installation of Duly's tables in one database."""
+
+    def __init__(self, engine: Engine, names: Names, clock: Clock, *, async_engine: AsyncEngine | None = None) -> None:
+        self.engine = engine
+        self.async_engine = async_engine
+        self.names = names
+        self.tables = tables(names)
+        self.dialect: StoreDialect = dialect_named(engine.dialect.name, self.tables)
+        self.jobs = Jobs(self.tables, self.dialect)
+        self.ledger = Ledger(self.tables, self.dialect)
+        self.workers = Workers(self.tables, self.dialect)
+        self.clock = DatabaseClock(clock)
+        self.installation: UUID | None = None
+        self._known: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+    def open(self) -> None:
+        """Look at the database once: is it ours, of this release, and what time is it there?
+
+        Raises ``SchemaError`` where the tables are missing, or older or newer than this release.
+        """
+        with self.guarded(), self.engine.connect() as connection:
+            self.dialect.attach(connection)
+            self._check_revision(self.revision(connection))
+            connection.rollback()
+            with connection.begin():
+                self.installation = connection.scalar(select(self.tables.installation.c.id))
+                asked = self.clock.local.monotonic()
+                self.clock.learn(connection.execute(select(self.dialect.clock)).scalar_one(), asked)
+        self.adopt(self.engine)
+
+    def adopt(self, engine: Engine) -> None:
+        """Remember an engine as one of the queue's database."""
+        if engine not in self._known:
+            self.dialect.adopt(engine)
+            self._known.add(engine)
+
+    def revision(self, connection: Connection) -> str | None:
+        """The schema's revision; None where there are no tables."""
+        version = self.tables.version
+        if not inspect(connection).has_table(version.name, schema=version.schema):
+            return None
+        found: str | None = connection.scalar(select(version.c.version_num))
+        return found
+
+    def _check_revision(self, found: str | None) -> None:
+        if found is None:
+            raise SchemaError("Duly's tables are not in this database yet: run `duly migrate`")
+        self.check_not_newer(found)
+        if found != REVISIONS[-1]:
+            raise SchemaError(
+                f"the tables are at revision {found}, this release needs {REVISIONS[-1]}: run `duly migrate`"
+            )
+
+    def check_not_newer(self, found: str) -> None:
+        """Refuse tables that this release does not know."""
+        if found not in REVISIONS:
+            raise SchemaError(
+                f"the tables are newer (revision {found}) than this release of Duly, which knows "
+                f"{REVISIONS[-1]}: upgrade the package here, it never works on tables it does not know"
+            )
+
+    # ── transactions ──────────────────────────────────────────────────────────────────────────
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Turn the driver's errors into Duly's: unavailable, busy, no tables. Others pass as they are."""
+        try:
+            yield
+        except DBAPIError as error:
+            ours = self.dialect.translate(error)
+            if ours is None:
+                raise
+            raise ours from error
+        except PoolTimeout as error:
+            raise DatabaseUnavailable("no connection was free in the engine's pool; make the pool larger") from error
+        except StatementError as error:
+            # A driver's error outside of a statement (a lost connection in COPY, say) comes bare.
+            raise DatabaseUnavailable(f"the connection was lost ({type(error.orig).__name__})") from error
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A write transaction of Duly's own: committed at the end, rolled back by an exception."""
+        with self.guarded(), self.engine.connect() as connection:
+            self.dialect.begin(connection)
+            yield connection
+            connection.commit()
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection for looking only."""
+        with self.guarded(), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def joined(self, connection: Connection) -> Iterator[Connection]:
+        """The caller's own transaction, seen to be on the queue's database."""
+        self.recognise(connection)
+        with self.guarded():
+            self.dialect.join(connection)
+            yield connection
+
+    @asynccontextmanager
+    async def writing_async(self) -> AsyncIterator[AsyncConnection]:
+        """As ``writing``, on the async engine; run store functions on it by ``run_sync``."""
+        assert self.async_engine is not None  # noqa: S101 - callers ask first
+        with self.guarded():
+            async with self.async_engine.connect() as connection:
+                await connection.run_sync(self.dialect.begin)
+                yield connection
+                await connection.commit()
+
+    def recognise(self, connection: Connection) -> None:
+        """Check, once an engine, that a connection is on the queue's database; else ``WrongDatabase``.
+
+        Asked through the connection itself (which installation do you see?), since two URLs may name
+        one database, and one URL two.
+        """
+        if connection.engine in self._known:
+            return
+        if connection.dialect.name != self.dialect.name:
+            raise WrongDatabase(
+                f"the session given is on {connection.dialect.name}, the queue on {self.dialect.name}: the job "
+                "could not commit with it; leave session= out, or give a session on the queue's database"
+            )
+        table = self.tables.installation
+        seen = None
+        if inspect(connection).has_table(table.name, schema=table.schema):
+            seen = connection.scalar(select(table.c.id))
+        if seen != self.installation:
+            raise WrongDatabase(
+                "the session given is on another database than the queue: the job could not commit with it; "
+                "leave session= out, or give a session on the queue's database"
+            )
+        if connection.in_nested_transaction() and self.dialect.name == "sqlite":
+            raise WrongDatabase(
+                "this engine's first enqueue must not be inside a savepoint on SQLite (sqlite3 begins no "
+                "transaction before one): give this engine to Duly(engine), or enqueue before the savepoint"
+            )
+        self.adopt(connection.engine)
+
+    def line(self, *, lock: float, statement: float) -> Line:
+        """A worker's own connection, with its own short time-outs in seconds."""
+        return Line(self, lock=lock, statement=statement)
+
+    def close(self) -> None:
+        """Give back what the engine's pool holds."""
+        self.engine.dispose()
+
+    def describe(self) -> dict[str, Any]:
+        """Where this is, without secrets."""
+        return {"database": self.engine.url.render_as_string(hide_password=True), "prefix": self.names.prefix}
