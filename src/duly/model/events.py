@@ -6,6 +6,7 @@ No event carries arguments, results or error texts: an event may be shown anywhe
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -132,15 +133,16 @@ class Emitter:
 
     def __init__(self) -> None:
         self._subscribers: list[Callable[[Event], None]] = []
+        self.successes = False
+        """Whether anyone wants an event for each success; there may be tens of thousands a second."""
 
-    def subscribe(self, subscriber: Callable[[Event], None]) -> None:
-        """Call *subscriber* with every event from now on."""
+    def subscribe(self, subscriber: Callable[[Event], None], *, successes: bool = False) -> None:
+        """Call *subscriber* with every event from now on; with those of each success only on request."""
         self._subscribers.append(subscriber)
+        self.successes = self.successes or successes
 
     def emit(self, event: Event) -> None:
         """Tell all subscribers."""
         for subscriber in self._subscribers:
-            try:
+            with suppress(Exception):  # a broken log handler must not stop a worker
                 subscriber(event)
-            except Exception:  # noqa: BLE001, S110 - a broken log handler must not stop a worker
-                pass

@@ -22,14 +22,18 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 
 from duly.model.ids import new_id
-from duly.model.job import NewJob
+from duly.model.job import ClaimedJob, NewJob
 from duly.model.report import Ended, PutBack, Released, Report, Succeeded
 from duly.model.states import KEEPS_ENVELOPE, WAITING, Outcome, State
-from duly.store.dialect.base import ENDED, Exchanged, StoreDialect, job_row
+from duly.store.dialect.base import CLAIMED, ENDED, Exchanged, StoreDialect, job_row
 from duly.store.schema import Tables
 
-MOST_RESCUES = 10
 BATCH = 500
+"""Rows in one statement at the most."""
+
+MOST_RESCUES = 10
+"""After so many rescues the next one ends the job as failed."""
+
 
 
 @dataclass(slots=True)
@@ -133,6 +137,17 @@ class Jobs:
         if reply.replayed:
             self._remove_replayed(connection, worker, [job.id for job in reply.replayed])
         return reply, settled
+
+    def claim_one(self, connection: Connection, worker: str, job: UUID) -> ClaimedJob | None:
+        """Claim this very job, due or not; None where it is not waiting."""
+        jobs = self.tables.jobs
+        row = connection.execute(
+            update(jobs)
+            .where(jobs.c.id == job, jobs.c.state.in_(_words(WAITING)))
+            .values(state=State.RUNNING.value, worker=worker, claim=jobs.c.claim + 1)
+            .returning(*(jobs.c[name] for name in CLAIMED))
+        ).one_or_none()
+        return None if row is None else ClaimedJob(*row)
 
     def settle(
         self, connection: Connection, worker: str, reports: Sequence[Ended | PutBack | Released]

@@ -7,14 +7,16 @@ the caller's are joined through ``joined``; a worker has a ``Line`` of its own.
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine, inspect, select
-from sqlalchemy.exc import DBAPIError, StatementError
+from sqlalchemy.exc import DBAPIError, StatementError, UnboundExecutionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from duly.clock import Clock, DatabaseClock
 from duly.errors import DatabaseUnavailable, SchemaError, WrongDatabase
@@ -22,7 +24,9 @@ from duly.store.dialect import StoreDialect, dialect_named
 from duly.store.jobs import Jobs
 from duly.store.ledger import Ledger
 from duly.store.line import Line
+from duly.model.job import ClaimedJob
 from duly.store.schema import REVISIONS, Names, tables
+from duly.store.tasktransaction import AsyncTaskTransaction, TaskTransaction
 from duly.store.workers import Workers
 
 if TYPE_CHECKING:
@@ -169,6 +173,35 @@ class Store:
                 "transaction before one): give this engine to Duly(engine), or enqueue before the savepoint"
             )
         self.adopt(connection.engine)
+
+    def owns(self, session: Any) -> bool:
+        """Whether a session of the application's is on the queue's database; an unbound one will be."""
+        with self.guarded():
+            try:
+                self.recognise(session.connection())
+            except UnboundExecutionError:
+                return True
+            except WrongDatabase:
+                return False
+            finally:
+                session.close()
+        return True
+
+    def task_transaction(self, worker: str, job: ClaimedJob, **limits: Any) -> TaskTransaction:
+        """The transaction of one attempt of a transactional task."""
+        return TaskTransaction(self, worker, job, **limits)
+
+    def async_task_transaction(self, worker: str, job: ClaimedJob, **limits: Any) -> AsyncTaskTransaction:
+        """The same on the async engine."""
+        return AsyncTaskTransaction(self, worker, job, **limits)
+
+    def own_session(self, factory: Callable[..., Session] | None) -> Session:
+        """A session in a transaction of its own, for a task that is not transactional."""
+        return factory() if factory is not None else Session(self.engine)
+
+    def own_async_session(self, factory: Callable[..., AsyncSession] | None) -> AsyncSession:
+        """The same for async tasks."""
+        return factory() if factory is not None else AsyncSession(self.async_engine)
 
     def line(self, *, lock: float, statement: float) -> Line:
         """A worker's own connection, with its own short time-outs in seconds."""

@@ -177,7 +177,10 @@ class PostgreSQL(StoreDialect):
         except Exception as error:
             if _is_duplicate(error):
                 return False
-            raise
+            if isinstance(error, DBAPIError) or not type(error).__module__.startswith("psycopg"):
+                raise
+            # COPY goes past SQLAlchemy, which would have wrapped the driver's error.
+            raise DBAPIError("COPY", None, error) from error
         return True
 
     def _copy_in(self, driver: Any, jobs: Sequence[NewJob]) -> None:

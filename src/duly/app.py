@@ -1,0 +1,273 @@
+"""``Duly``: the object a user makes. It puts the rooms together, and is the only file that sees them all.
+
+Constructing it costs no database library: the store is opened with the first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from uuid import UUID
+
+from duly.client import Client
+from duly.clock import Clock
+from duly.envelope.arguments import Limits
+from duly.envelope.seal import Sealer
+from duly.errors import ConfigurationError, DeclarationError, SchemaError, SettingsError
+from duly.manage.desk import Desk
+from duly.manage.manage import Manage
+from duly.model.events import Emitter
+from duly.model.ids import job_id
+from duly.model.names import check_name
+from duly.model.options import DEFAULTS, Options, QueueOptions
+from duly.settings import Settings
+from duly.task.handle import JobHandle
+from duly.task.tasks import RouterOptions, Tasks
+from duly.worker.drain import drain, run_now
+from duly.worker.queues import EVERYTHING, Selection
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+    from sqlalchemy.orm import Session
+
+    from duly.store import Store
+    from duly.task.call import Call
+    from duly.task.task import Task
+
+R = TypeVar("R")
+_QUEUE_OPTIONS = tuple(QueueOptions.__annotations__)
+
+
+class Duly(Tasks):
+    """Background jobs on one database.
+
+    ``database`` is a URL (``sqlite:///jobs.db``, ``postgresql://host/name``) or your SQLAlchemy
+    ``Engine``; without it ``DULY_DATABASE_URL`` counts, else ``sqlite:///duly.db``. ``async_engine``
+    serves async callers and async tasks that ask for an ``AsyncSession``; without it async verbs use
+    the sync engine in a thread. ``session`` is your session factory (``sessionmaker``), used for tasks that ask
+    for a ``Session``, and ``async_session`` the same for ``AsyncSession``. ``include`` joins ``Tasks``
+    routers, modules, or names of modules to import when the app is loaded. ``queues`` gives options
+    to whole queues; further options (``max_attempts=…``) are defaults for all jobs of the app.
+
+    Raises ``ConfigurationError`` for whatever can be seen to be wrong without a database.
+    """
+
+    def __init__(
+        self,
+        database: str | Engine | None = None,
+        *,
+        async_engine: AsyncEngine | None = None,
+        session: Callable[..., Session] | None = None,
+        async_session: Callable[..., AsyncSession] | None = None,
+        include: Iterable[str | Tasks | ModuleType] = (),
+        queues: Mapping[str, QueueOptions] | None = None,
+        prefix: str | None = None,
+        schema: str | None = None,
+        keys: str | None = None,
+        clock: Clock | None = None,
+        **options: Unpack[RouterOptions],
+    ) -> None:
+        super().__init__()
+        self.settings = Settings.read(
+            database_url=database if isinstance(database, str) else None, prefix=prefix, schema=schema, keys=keys
+        )
+        self.app_options = Options.read(
+            dict(options), allowed=(*_QUEUE_OPTIONS, "queue"), where="Duly()", error=DeclarationError
+        )
+        self.queues = {name: _queue_options(name, given) for name, given in (queues or {}).items()}
+        self.emitter = Emitter()
+        self.sealer = Sealer(self.settings.keys)
+        self.limits = Limits(size=self.settings.arguments_size, depth=self.settings.arguments_depth)
+        self.client = Client(self)
+        self.desk = Desk(self)
+        self.manage = Manage(self)
+        self.session_factory = session
+        self.async_session_factory = async_session
+        self._clock = clock or Clock()
+        self._engine = _sync_engine(database)
+        self._async_engine = async_engine
+        self._store: Store | None = None
+        self._opening = threading.Lock()
+        self._base_options: dict[tuple[str, str | None], Options] = {}
+        self._modules = [part for part in include if isinstance(part, str)]
+        self._inline: ContextVar[list[UUID] | None] = ContextVar("duly_inline", default=None)
+        for part in include:
+            if not isinstance(part, str):
+                self._join(part)
+
+    # ── tasks ─────────────────────────────────────────────────────────────────────────────────
+
+    def joined(self, task: Task[..., Any]) -> None:
+        """A task was declared here or came in with a router: its jobs go through this app."""
+        task.client = self.client
+
+    def _join(self, part: Tasks | ModuleType) -> None:
+        if isinstance(part, Tasks):
+            self.include(part)
+            return
+        if not isinstance(part, ModuleType):
+            raise DeclarationError(f"include= takes module names, modules and Tasks routers, not {part!r}")
+        for value in vars(part).values():
+            if isinstance(value, Tasks) and not isinstance(value, Duly):
+                self.include(value)
+
+    def load(self) -> None:
+        """Import the modules that ``include=`` names, and join their routers. Workers do this at start."""
+        modules, self._modules = self._modules, []
+        for name in modules:
+            try:
+                self._join(importlib.import_module(name))
+            except ModuleNotFoundError as error:
+                raise ConfigurationError(f"include={name!r}: no module {error.name!r} on the path") from error
+
+    def options_of(self, task: Task[..., Any], queue: str | None) -> Options:
+        """What holds for a task's jobs in *queue* (its own where None): task over queue over app over defaults."""
+        found = self._base_options.get((task.name, queue))
+        if found is None:
+            farther = self.app_options.over(DEFAULTS)
+            named = queue or task.options.queue or farther.queue or ""
+            found = task.options.over(self.queues.get(named, Options())).over(farther)
+            self._base_options[task.name, queue] = found
+        return found
+
+    # ── the store ─────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def store(self) -> Store:
+        """The store, opened with its first use. A new SQLite file gets its tables by itself."""
+        return self._store or self._open()
+
+    def _open(self) -> Store:
+        with self._opening:
+            if self._store is None:
+                store = self._make_store()
+                try:
+                    store.open()
+                except SchemaError:
+                    if not self._may_make_tables(store):
+                        raise
+                    self._migrate(store)
+                    store.open()
+                self._store = store
+        return self._store
+
+    def _make_store(self) -> Store:
+        from duly.store import Names, Store, make_engine
+
+        engine = self._engine
+        if engine is None:
+            engine = self._engine = make_engine(self.settings.database_url)
+        names = Names(self.settings.prefix, self.settings.schema)
+        if names.schema is not None and engine.dialect.name == "sqlite":
+            raise SettingsError("schema= is for PostgreSQL; SQLite has none, use prefix=")
+        return Store(engine, names, self._clock, async_engine=self._async_engine)
+
+    @staticmethod
+    def _may_make_tables(store: Store) -> bool:
+        with store.reading() as connection:
+            return store.dialect.name == "sqlite" and store.revision(connection) is None
+
+    @staticmethod
+    def _migrate(store: Store) -> tuple[str | None, str | None]:
+        from duly.store import migrate
+
+        return migrate(store)
+
+    def migrate(self) -> tuple[str | None, str | None]:
+        """Make the tables, or bring them to this release; the revisions before and after."""
+        return self._migrate(self._store or self._make_store())
+
+    def close(self) -> None:
+        """Give back all database connections. The app opens itself again with the next use."""
+        store, self._store = self._store, None
+        if store is not None:
+            store.close()
+
+    # ── jobs ──────────────────────────────────────────────────────────────────────────────────
+
+    def enqueue_many(
+        self,
+        calls: Iterable[Call[R]],
+        *,
+        session: Session | None = None,
+        connection: Connection | None = None,
+    ) -> list[JobHandle[R]]:
+        """Enqueue many calls in one round trip, all or nothing: ``jobs.enqueue_many(t.call(i) for i in ids)``."""
+        return self.client.enqueue_many(list(calls), target=connection if session is None else session)
+
+    async def aenqueue_many(
+        self,
+        calls: Iterable[Call[R]],
+        *,
+        session: AsyncSession | None = None,
+        connection: AsyncConnection | None = None,
+    ) -> list[JobHandle[R]]:
+        """The async twin of ``enqueue_many``."""
+        return await self.client.aenqueue_many(list(calls), target=connection if session is None else session)
+
+    def handle(self, job: UUID | str) -> JobHandle[Any]:
+        """A handle for a job whose id you kept; it is looked up when you ask it something."""
+        return JobHandle(job_id(job), self.desk)
+
+    # ── tests ─────────────────────────────────────────────────────────────────────────────────
+
+    def drain(self, *, queues: Sequence[str] = EVERYTHING) -> Counter[str]:
+        """Run what is due, here and now, until nothing is; how the attempts ended, counted by word.
+
+        For tests: it is a worker, with its exchange and executor, that runs one job at a time and
+        leaves when it finds nothing. A job that fails is put back for its retry, as in any worker.
+        """
+        self.load()
+        return drain(self, Selection(queues))
+
+    @contextmanager
+    def inline(self) -> Iterator[None]:
+        """Within it each enqueue runs its job at once, and the job's exception reaches the caller.
+
+        For tests. A job enqueued inside a caller's transaction (``session=``) runs at the end of the
+        ``with`` block, if it was committed. There are no retries.
+        """
+        later: list[UUID] = []
+        token = self._inline.set(later)
+        try:
+            yield
+        finally:
+            self._inline.reset(token)
+        run_now(self, later)
+
+    def after_enqueue(self, jobs: Sequence[UUID], *, joined: bool) -> None:
+        """While ``inline()``: run jobs at once, or later those that the caller's transaction has yet to commit."""
+        later = self._inline.get()
+        if later is None:
+            return
+        if joined:
+            later.extend(jobs)
+        else:
+            run_now(self, jobs)
+
+
+def _sync_engine(database: str | Engine | None) -> Engine | None:
+    if database is None or isinstance(database, str):
+        return None
+    if hasattr(database, "sync_engine"):
+        raise SettingsError(
+            "Duly() takes a sync engine or a URL first; give the async one beside it: Duly(url, async_engine=engine)"
+        )
+    if not hasattr(database, "connect"):
+        raise SettingsError(f"Duly() takes a database URL or a SQLAlchemy Engine, not {type(database).__name__}")
+    return database
+
+
+def _queue_options(name: str, given: QueueOptions) -> Options:
+    try:
+        check_name("queue", name)
+    except (TypeError, ValueError) as fault:
+        raise DeclarationError(f"Duly(queues=…): {fault}") from None
+    return Options.read(dict(given), allowed=_QUEUE_OPTIONS, where=f"queue {name!r}", error=DeclarationError)

@@ -1,0 +1,305 @@
+"""Enqueue: validate, seal, insert — in the caller's transaction or one of our own.
+
+1. Merge the options (call over task over queue over app) and settle the times.
+2. Turn the arguments into bytes; what would not come back as it went is refused here.
+3. Seal the bytes to the columns of the row.
+4. Insert: a new id plainly, one the caller gave (or a repetition) behind a look at the ledger.
+
+Nothing is written before everything has been checked.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from duly.envelope.arguments import Limits, SealedOptions
+from duly.envelope.seal import Sealer
+from duly.errors import DatabaseUnavailable, IdTaken, InvalidOptions, UnknownKey
+from duly.model.ids import new_id
+from duly.model.job import JobStatus, NewJob
+from duly.model.options import Options
+from duly.model.states import State
+from duly.task.handle import JobHandle
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from sqlalchemy import Connection
+
+    from duly.store import Store
+    from duly.task.call import Call
+    from duly.task.handle import Desk
+    from duly.task.task import Task
+
+R = TypeVar("R")
+
+TRIES = 3
+"""How often an enqueue of our own is sent when its reply was lost. The id makes it one job."""
+
+
+class Home(Protocol):
+    """What the client needs of its app."""
+
+    sealer: Sealer
+    limits: Limits
+
+    @property
+    def store(self) -> Store:
+        """The opened store."""
+        ...
+
+    @property
+    def desk(self) -> Desk:
+        """Where handles ask."""
+        ...
+
+    def options_of(self, task: Task[..., Any], queue: str | None) -> Options:
+        """Task over queue over app over defaults."""
+        ...
+
+    def after_enqueue(self, jobs: Sequence[UUID], *, joined: bool) -> None:
+        """Told of every enqueue; *joined*: the caller's transaction has yet to commit."""
+        ...
+
+
+class Client:
+    """Makes jobs of calls."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    # ── one call ──────────────────────────────────────────────────────────────────────────────
+
+    def enqueue(self, call: Call[R]) -> JobHandle[R]:
+        """Enqueue one call; in the caller's transaction where it has a target."""
+        job = self._job(call)
+        insert = functools.partial(self._insert, jobs=[job], again=call.options.id is not None)
+        self._send(insert, call.target)
+        return self._handles([job], call.target)[0]
+
+    async def aenqueue(self, call: Call[R]) -> JobHandle[R]:
+        """The same for async callers."""
+        return (await self.aenqueue_many([call], target=call.target))[0]
+
+    # ── many calls, all or nothing ────────────────────────────────────────────────────────────
+
+    def enqueue_many(self, calls: Sequence[Call[Any]], *, target: Any = None) -> list[JobHandle[Any]]:
+        """Enqueue many calls in one transaction and one round trip, in their order; all or none."""
+        jobs, insert, target = self._batch(calls, target)
+        if jobs:
+            self._send(insert, target)
+        return self._handles(jobs, target)
+
+    async def aenqueue_many(self, calls: Sequence[Call[Any]], *, target: Any = None) -> list[JobHandle[Any]]:
+        """The same for async callers."""
+        desk = self._home.desk
+        jobs, insert, target = await desk.run(self._batch, calls, target)
+        if jobs:
+            await self._asend(insert, target)
+        return await desk.run(self._handles, jobs, target)
+
+    def _batch(
+        self, calls: Sequence[Call[Any]], target: Any
+    ) -> tuple[list[NewJob], Callable[..., None], Any]:
+        targets = {id(call.target): call.target for call in calls if call.target is not None}
+        if target is not None:
+            targets[id(target)] = target
+        if len(targets) > 1:
+            raise InvalidOptions("enqueue_many: all calls of a batch go in one transaction; give session= once, here")
+        jobs = [self._job(call) for call in calls]
+        if len({job.id for job in jobs}) < len(jobs):
+            raise InvalidOptions("enqueue_many: two calls of this batch have the same id=")
+        again = any(call.options.id is not None for call in calls)
+        insert = functools.partial(self._insert, jobs=jobs, again=again)
+        return jobs, insert, next(iter(targets.values()), None)
+
+    # ── from call to row ──────────────────────────────────────────────────────────────────────
+
+    def _job(self, call: Call[Any]) -> NewJob:
+        """The row: times settled, arguments checked and sealed."""
+        home, task, given = self._home, call.task, call.options
+        now = home.store.clock.now()
+        now = now.replace(microsecond=now.microsecond // 1000 * 1000)  # milliseconds, as SQLite's clock has
+        options = given.over(home.options_of(task, given.queue))
+        queue, priority = options.queue, options.priority
+        assert queue is not None and priority is not None  # noqa: S101, PT018 - defaults say both
+        run_at, expires_at = _times(options, now, task.name)
+        sealed = SealedOptions(
+            max_attempts=given.max_attempts,
+            retry=given.retry,
+            max_run_time=given.max_run_time,
+            keep_result=given.keep_result,
+        )
+        body = task.signature.arguments.dump(call.arguments, sealed, home.limits)
+        return self.row(
+            task=task.name,
+            fingerprint=task.signature.arguments.fingerprint,
+            queue=queue,
+            priority=priority,
+            state=State.SCHEDULED if run_at > now else State.AVAILABLE,
+            run_at=run_at,
+            expires_at=expires_at,
+            enqueued_at=now,
+            body=body,
+            identity=given.id,
+        )
+
+    def row(self, *, body: bytes, identity: Any = None, origin: Any = None, **columns: Any) -> NewJob:
+        """Seal *body* to its columns; the digest covers what runs, so that a repetition can be told from a clash."""
+        identity = identity or new_id()
+        sealer = self._home.sealer
+        principal = columns.setdefault("principal", None)
+        draft = NewJob(
+            id=identity, origin=origin or identity, digest=b"", key_id=sealer.key_id, envelope=body, **columns
+        )
+        content = _content(draft.task, draft.queue, principal, body)
+        return _replaced(
+            draft,
+            digest=sealer.digest(content, sealer.key_id),
+            envelope=sealer.seal("arguments", draft.binding, body),
+        )
+
+    # ── to the database ───────────────────────────────────────────────────────────────────────
+
+    def _insert(self, connection: Connection, *, jobs: list[NewJob], again: bool, repeated: bool = False) -> None:
+        """Write the rows. *again*: the ids may be known; *repeated*: an earlier try may have landed."""
+        store = self._home.store
+        if not (again or repeated):
+            if len(jobs) == 1:
+                store.jobs.insert(connection, jobs[0])
+                return
+            if store.jobs.insert_many(connection, jobs):
+                return
+        with connection.begin_nested():
+            stored = store.jobs.insert_again(connection, jobs)
+            for job in jobs:
+                self._compare(job, stored.get(job.id))
+
+    def _compare(self, job: NewJob, stored: tuple[bytes, str | None] | None) -> None:
+        """The job under this id must be this one."""
+        if stored is None:
+            return
+        digest, key_id = stored
+        if digest == job.digest and key_id == job.key_id:
+            return
+        if key_id != job.key_id and self._same_under(job, digest, key_id):
+            return
+        raise IdTaken(f"a job with id {job.id} exists, with another task, queue, options or arguments; use a new id")
+
+    def _same_under(self, job: NewJob, digest: bytes, key_id: str | None) -> bool:
+        sealer = self._home.sealer
+        try:
+            body = sealer.open("arguments", job.binding, job.envelope)
+            return sealer.digest(_content(job.task, job.queue, job.principal, body), key_id) == digest
+        except UnknownKey:
+            return False
+
+    def _send(self, insert: Callable[..., None], target: Any) -> None:
+        """Run *insert* in the caller's transaction, or in our own, which is repeated when its reply is lost."""
+        store = self._home.store
+        if target is not None:
+            with store.joined(_connection_of(target)) as connection:
+                insert(connection)
+            return
+        for n in range(1, TRIES + 1):
+            try:
+                with store.writing() as connection:
+                    insert(connection, repeated=n > 1)
+            except DatabaseUnavailable:
+                if n == TRIES:
+                    raise
+            else:
+                return
+
+    async def _asend(self, insert: Callable[..., None], target: Any) -> None:
+        store, desk = self._home.store, self._home.desk
+        if target is None and store.async_engine is None:
+            await desk.run(self._send, insert, None)
+        elif target is None:
+            await self._asend_own(insert)
+        elif _is_async(target):
+            connection = target if hasattr(target, "sync_connection") else await target.connection()
+            await connection.run_sync(self._insert_joined, insert)
+        else:
+            self._send(insert, target)
+
+    async def _asend_own(self, insert: Callable[..., None]) -> None:
+        store = self._home.store
+        for n in range(1, TRIES + 1):
+            try:
+                async with store.writing_async() as connection:
+                    await connection.run_sync(functools.partial(insert, repeated=n > 1))
+            except DatabaseUnavailable:
+                if n == TRIES:
+                    raise
+            else:
+                return
+
+    def _insert_joined(self, connection: Connection, insert: Callable[..., None]) -> None:
+        with self._home.store.joined(connection) as joined:
+            insert(joined)
+
+    def _handles(self, jobs: Sequence[NewJob], target: Any) -> list[JobHandle[Any]]:
+        handles: list[JobHandle[Any]] = [
+            JobHandle(job.id, self._home.desk, _first_status(job)) for job in jobs
+        ]
+        self._home.after_enqueue([job.id for job in jobs], joined=target is not None)
+        return handles
+
+
+def _times(options: Options, now: datetime, task: str) -> tuple[datetime, datetime]:
+    """When the job runs and expires, by the options nearest to the call."""
+    run, expires = options.run, options.expires
+    try:
+        run_at = run if isinstance(run, datetime) else now + (run or timedelta(0))
+        assert expires is not None  # noqa: S101 - defaults say it
+        # A distance counts from when the job is due: 90 days "after run_at".
+        expires_at = expires if isinstance(expires, datetime) else max(run_at, now) + expires
+    except OverflowError:
+        raise InvalidOptions(f"{task}: run_at or expires_at is out of bounds") from None
+    if expires_at <= now:
+        raise InvalidOptions(f"{task}: expires_at is past already ({expires_at.isoformat()}); it could never run")
+    if expires_at <= run_at:
+        raise InvalidOptions(f"{task}: it would expire before it is due (run_at {run_at.isoformat()})")
+    return run_at, expires_at
+
+
+def _content(task: str, queue: str, principal: str | None, body: bytes) -> bytes:
+    parts = [task.encode(), queue.encode(), b"" if principal is None else b"=" + principal.encode(), body]
+    return b"".join(len(part).to_bytes(8) + part for part in parts)
+
+
+def _replaced(job: NewJob, *, digest: bytes, envelope: bytes) -> NewJob:
+    return NewJob(
+        job.id, job.origin, job.task, job.fingerprint, job.queue, job.priority, job.state, job.run_at,
+        job.expires_at, job.enqueued_at, job.principal, digest, job.key_id, envelope, job.trace,
+    )  # fmt: skip
+
+
+def _first_status(job: NewJob) -> JobStatus:
+    return JobStatus(
+        id=job.id, origin=job.origin, task=job.task, queue=job.queue, priority=job.priority, state=job.state,
+        outcome=None, cause=None, attempts=0, rescues=0, claim=0, worker=None, run_at=job.run_at,
+        enqueued_at=job.enqueued_at, expires_at=job.expires_at, ended_at=None, principal=job.principal,
+        key_id=job.key_id,
+    )  # fmt: skip
+
+
+def _is_async(target: Any) -> bool:
+    return hasattr(target, "run_sync")
+
+
+def _connection_of(target: Any) -> Connection:
+    """The SQLAlchemy connection of a session, or the connection itself."""
+    if _is_async(target):
+        raise InvalidOptions("an async session or connection needs the async verb: await task.using(…).aenqueue(…)")
+    if hasattr(target, "flush"):  # a Session, or a scoped one
+        connection: Connection = target.connection()
+        return connection
+    if hasattr(target, "in_nested_transaction"):
+        connection = target
+        return connection
+    raise InvalidOptions(f"session= takes a SQLAlchemy Session or AsyncSession, not {type(target).__name__}")

@@ -1,0 +1,1 @@
+"""What people do to jobs: look, retry, cancel, clear, check."""

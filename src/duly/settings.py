@@ -1,0 +1,169 @@
+"""Settings: defaults < ``[tool.duly]`` in pyproject.toml < ``DULY_…`` in the environment < arguments.
+
+Read once, checked together (all faults are reported at once, each with where it came from), then
+frozen. The only file that reads the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from duly.envelope.keys import Keyring
+from duly.errors import SettingsError
+from duly.model.options import hint
+
+LEASE = 15.0
+_IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,39}\Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What an installation is set to. Durations are in seconds.
+
+    ============== =========================================================== ================
+    field          meaning                                                     default
+    ============== =========================================================== ================
+    database_url   where the queue is                                          sqlite:///duly.db
+    prefix         stands before each table's name                             duly_
+    schema         PostgreSQL schema of the tables                             the search path's
+    keys           ``id:secret`` pairs, the first one seals                    none: plain
+    app            what the command line works for: ``module:attribute``       none
+    arguments_size the largest envelope, in bytes                              65536
+    arguments_depth how deep arguments may nest                                32
+    lease          how long claims stand without a heartbeat                   15
+    beat           how often a worker shows that it lives                      a third of lease
+    poll           how long an idle worker waits at most before it looks again 0.25
+    grace          how long running jobs may go on after the first TERM        25
+    processes      workers of a supervisor                                     1
+    threads        sync jobs that a worker runs at a time                      5
+    coroutines     async jobs that a worker runs at a time                     100
+    ============== =========================================================== ================
+    """
+
+    database_url: str = "sqlite:///duly.db"
+    prefix: str = "duly_"
+    schema: str | None = None
+    keys: Keyring = Keyring()
+    app: str | None = None
+    arguments_size: int = 65_536
+    arguments_depth: int = 32
+    lease: float = LEASE
+    beat: float = LEASE / 3
+    poll: float = 0.25
+    grace: float = 25.0
+    processes: int = 1
+    threads: int = 5
+    coroutines: int = 100
+
+    @classmethod
+    def read(cls, *, pyproject: Path | None = None, **arguments: Any) -> Settings:
+        """Gather the settings; arguments that are None say nothing. ``SettingsError`` lists every fault."""
+        file = pyproject or Path("pyproject.toml")
+        faults: list[str] = []
+        values: dict[str, Any] = {}
+        for source, given in (
+            (f"[tool.duly] in {file.name}", _from_file(file, faults)),
+            ("environment", _from_environment()),
+            ("argument", {k: v for k, v in arguments.items() if v is not None}),
+        ):
+            for name, value in given.items():
+                where = f"{_ENV}{name.upper()}" if source == "environment" else f"{name} ({source})"
+                if name not in _CHECKS:
+                    faults.append(f"{where} is no setting{hint(name, _CHECKS)}")
+                    continue
+                try:
+                    values[name] = _CHECKS[name](value)
+                except (SettingsError, TypeError, ValueError) as fault:
+                    faults.append(f"{where}: {fault}")
+        values.setdefault("lease", LEASE)
+        values.setdefault("beat", values["lease"] / 3)
+        if values["beat"] * 2 > values["lease"]:
+            faults.append("beat must be at most half of lease, so that one lost beat kills nobody")
+        if faults:
+            raise SettingsError("; ".join(faults))
+        return cls(**values)
+
+
+_ENV = "DULY_"
+
+
+def _from_environment() -> dict[str, str]:
+    known = {f"{_ENV}{name.upper()}": name for name in _CHECKS}
+    return {known[key]: value for key, value in os.environ.items() if key in known and value != ""}
+
+
+def _from_file(file: Path, faults: list[str]) -> Mapping[str, Any]:
+    try:
+        with file.open("rb") as handle:
+            found = tomllib.load(handle).get("tool", {}).get("duly", {})
+    except FileNotFoundError:
+        return {}
+    except (OSError, tomllib.TOMLDecodeError) as fault:
+        faults.append(f"{file.name} cannot be read: {fault}")
+        return {}
+    if "keys" in found:
+        faults.append(f"[tool.duly] keys in {file.name}: keys do not belong in a file under version control; {_ENV}KEYS")
+    return {name: value for name, value in found.items() if name != "keys"}
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"must be a text, not {value!r}")
+    return value
+
+
+def _identifier(value: object) -> str:
+    if not isinstance(value, str) or not _IDENTIFIER.match(value):
+        raise ValueError(f"must be a name of small letters, digits and '_', at most 40, not {value!r}")
+    return value
+
+
+def _keyring(value: object) -> Keyring:
+    return value if isinstance(value, Keyring) else Keyring.parse(_text(value))
+
+
+def _whole(low: int, high: int) -> Callable[[object], int]:
+    def check(value: object) -> int:
+        number = int(value) if isinstance(value, str) else value
+        if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}, not {value!r}")
+        return number
+
+    return check
+
+
+def _seconds(low: float, high: float) -> Callable[[object], float]:
+    def check(value: object) -> float:
+        number = float(value) if isinstance(value, str) else value
+        if isinstance(number, bool) or not isinstance(number, int | float) or not low <= number <= high:
+            raise ValueError(f"must be a number of seconds from {low:g} to {high:g}, not {value!r}")
+        return float(number)
+
+    return check
+
+
+_CHECKS: dict[str, Callable[[object], Any]] = {
+    "database_url": _text,
+    "prefix": _identifier,
+    "schema": _identifier,
+    "keys": _keyring,
+    "app": _text,
+    "arguments_size": _whole(256, 16 * 1024 * 1024),
+    "arguments_depth": _whole(1, 200),
+    "lease": _seconds(0.5, 3600),
+    "beat": _seconds(0.1, 1800),
+    "poll": _seconds(0.005, 60),
+    "grace": _seconds(0, 86_400),
+    "processes": _whole(1, 256),
+    "threads": _whole(1, 1000),
+    "coroutines": _whole(1, 10_000),
+}
+
+if set(_CHECKS) != {f.name for f in fields(Settings)}:  # pragma: no cover - a slip of ours, seen at import
+    raise RuntimeError("every setting needs a check")

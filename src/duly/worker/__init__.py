@@ -1,0 +1,1 @@
+"""Workers: claim jobs, run them, hand in how they ended."""

@@ -1,0 +1,52 @@
+"""How many jobs to claim: as many as can start at once, and ahead of that a tenth of a second of work.
+
+Ahead is bounded by *time*, by the rate measured of the tasks that ran last; a task that was not
+measured yet counts as slow, so a fresh worker takes no more than its threads. Claiming too much hurts
+others (jobs wait here while another worker idles), claiming too little hurts us (a round trip a job).
+"""
+
+from __future__ import annotations
+
+AHEAD = 0.1
+SLOW = AHEAD
+BATCH = 500
+FORGET = 0.1
+
+
+class Pace:
+    """Measured run times, and the room that follows from them."""
+
+    def __init__(self, threads: int, coroutines: int, *, async_share: float) -> None:
+        self._threads = threads
+        self._coroutines = coroutines
+        self._seconds: dict[str, float] = {}
+        self._typical = SLOW
+        self._async_share = async_share
+        self._mixed = 0 < async_share < 1
+
+    def learn(self, task: str, seconds: float) -> None:
+        """A job of *task* took so long."""
+        known = self._seconds.get(task)
+        self._seconds[task] = seconds if known is None else known + FORGET * (seconds - known)
+
+    def saw(self, tasks: list[tuple[str, bool]]) -> None:
+        """These tasks were claimed (name, async?): the next ones are taken to be like them."""
+        costs = [self._seconds.get(name, SLOW) for name, asynchronous in tasks if not asynchronous]
+        if costs:
+            self._typical = max(sum(costs) / len(costs), 1e-6)
+        if self._mixed and tasks:
+            share = sum(asynchronous for _, asynchronous in tasks) / len(tasks)
+            self._async_share += 0.2 * (share - self._async_share)
+            self._async_share = min(max(self._async_share, 0.05), 0.95)
+
+    def room(self, held_sync: int, held_async: int) -> int:
+        """How many jobs to claim now, with so many held in each lane."""
+        ahead = int(self._threads * AHEAD / self._typical) - max(0, held_sync - self._threads)
+        sync = max(self._threads - held_sync, ahead, 0)
+        loop = max(self._coroutines - held_async, 0)
+        share = self._async_share
+        if share <= 0:
+            return min(sync, BATCH)
+        if share >= 1:
+            return min(loop, BATCH)
+        return min(int(sync / (1 - share)), int(loop / share), BATCH)

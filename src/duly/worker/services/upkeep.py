@@ -1,0 +1,67 @@
+"""Promotion, expiry and rescue: what some worker has to do for all."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from duly.clock import Clock
+from duly.model.events import Emitter, JobEnded, Rescued
+from duly.model.states import Outcome
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from duly.settings import Settings
+    from duly.store import Store
+
+LOOK = 1.0
+SOONEST = 0.001
+
+
+class Upkeep:
+    """Looks once a second, and earlier when a scheduled job is due before that."""
+
+    def __init__(self, store: Store, clock: Clock, emitter: Emitter) -> None:
+        self._store = store
+        self._clock = clock
+        self._emitter = emitter
+        self.due = 0.0
+
+    def hurry(self, wait: timedelta) -> None:
+        """A job was put back for so long: look then at the latest."""
+        self.due = min(self.due, self._clock.monotonic() + max(wait.total_seconds(), SOONEST))
+
+    def look(self, connection: Connection) -> bool:
+        """Promote and expire what is due; whether there was anything."""
+        jobs = self._store.jobs
+        found = jobs.upkeep(connection)
+        if found.promote:
+            jobs.promote(connection)
+        if found.expire:
+            for row in jobs.expire(connection):
+                cause = "not started before expires_at"
+                self._emitter.emit(JobEnded(row.id, row.task, row.queue, Outcome.EXPIRED, row.attempt, cause))
+        something = found.promote or found.expire  # then there may be more behind
+        wait = LOOK if found.next_due is None else found.next_due.total_seconds()
+        self.due = self._clock.monotonic() + (SOONEST if something else min(max(wait, SOONEST), LOOK))
+        return something
+
+
+class Rescue:
+    """Offers the jobs of dead workers again."""
+
+    def __init__(self, store: Store, settings: Settings, emitter: Emitter) -> None:
+        self._store = store
+        self._lease = timedelta(seconds=settings.lease)
+        self._emitter = emitter
+
+    def look(self, connection: Connection, judge: str) -> int:
+        """Rescue a batch; how many jobs it took."""
+        jobs = self._store.jobs
+        dead = self._store.dialect.dead_workers(connection, self._lease, judge)
+        gone = list(dict.fromkeys([*dead, *jobs.orphaning_workers(connection)]))
+        rows = jobs.offer_again(connection, gone)
+        if rows:
+            self._emitter.emit(Rescued(len(rows), len(gone)))
+        return len(rows)
