@@ -31,6 +31,8 @@ from duly.task.handle import JobHandle
 from duly.task.tasks import RouterOptions, Tasks
 from duly.worker.drain import drain, run_now
 from duly.worker.queues import EVERYTHING, Selection
+from duly.worker.ready import check_injections
+from duly.worker.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -188,7 +190,7 @@ class Duly(Tasks):
         """Give back all database connections. The app opens itself again with the next use."""
         store, self._store = self._store, None
         if store is not None:
-            store.close()
+            store.disconnect()
 
     # ── jobs ──────────────────────────────────────────────────────────────────────────────────
 
@@ -215,6 +217,48 @@ class Duly(Tasks):
     def handle(self, job: UUID | str) -> JobHandle[Any]:
         """A handle for a job whose id you kept; it is looked up when you ask it something."""
         return JobHandle(job_id(job), self.desk)
+
+    # ── workers ───────────────────────────────────────────────────────────────────────────────
+
+    def check_ready(self) -> None:
+        """See that workers could run what is declared here; ``ConfigurationError`` says what they could not."""
+        self.load()
+        store = self.store
+        if self.sealer.key_id is not None:
+            with store.reading() as connection:
+                if store.jobs.plain_jobs(connection):
+                    raise SettingsError(
+                        "DULY_KEYS is set, and jobs with plain envelopes still wait: with a key they would be rejected. "
+                        "Let workers without the key finish them (`duly workoff`), or `duly clear`, then start again"
+                    )
+        check_injections(self)
+
+    def supervise(
+        self,
+        *,
+        queues: Sequence[str] = EVERYTHING,
+        processes: int | None = None,
+        threads: int | None = None,
+        grace: float | None = None,
+        until_empty: bool = False,
+    ) -> int:
+        """Run workers in processes of their own until a signal says to stop: what ``duly work`` does.
+
+        For the main thread. What is None comes from the settings; *grace* is in seconds. Returns 0 when
+        all workers left cleanly, 1 when some were cut off. With *until_empty* they leave when nothing
+        is left to do.
+        """
+        self.check_ready()
+        settings = self.settings
+        return Supervisor(
+            self,
+            Selection(queues),
+            processes=processes or settings.processes,
+            threads=threads or settings.threads,
+            coroutines=settings.coroutines,
+            grace=settings.grace if grace is None else grace,
+            until_empty=until_empty,
+        ).run()
 
     # ── tests ─────────────────────────────────────────────────────────────────────────────────
 

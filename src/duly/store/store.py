@@ -6,6 +6,7 @@ the caller's are joined through ``joined``; a worker has a ``Line`` of its own.
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -48,6 +49,7 @@ class Store:
         self.clock = DatabaseClock(clock)
         self.installation: UUID | None = None
         self._known: weakref.WeakSet[Engine] = weakref.WeakSet()
+        os.register_at_fork(after_in_child=_weakly(self._after_fork))
 
     def open(self) -> None:
         """Look at the database once: is it ours, of this release, and what time is it there?
@@ -207,10 +209,28 @@ class Store:
         """A worker's own connection, with its own short time-outs in seconds."""
         return Line(self, lock=lock, statement=statement)
 
-    def close(self) -> None:
-        """Give back what the engine's pool holds."""
+    def disconnect(self) -> None:
+        """Close what the engine's pool holds: before a fork, and when the app closes."""
         self.engine.dispose()
+
+    def _after_fork(self) -> None:
+        """In a forked child: the parent's connections are not ours to use or to close."""
+        self.engine.dispose(close=False)
+        if self.async_engine is not None:
+            self.async_engine.sync_engine.dispose(close=False)
 
     def describe(self) -> dict[str, Any]:
         """Where this is, without secrets."""
         return {"database": self.engine.url.render_as_string(hide_password=True), "prefix": self.names.prefix}
+
+
+def _weakly(method: Callable[[], None]) -> Callable[[], None]:
+    """The method while its object lives: what is registered at fork stays registered for ever."""
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        alive = reference()
+        if alive is not None:
+            alive()
+
+    return call

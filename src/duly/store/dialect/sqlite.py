@@ -241,10 +241,10 @@ class SQLite(StoreDialect):
         self._locks[worker] = handle
 
     def drop_liveness(self, worker: str) -> None:
-        """Give the lock back and remove its file."""
+        """Remove the lock's file, and give the lock back where it is ours; a dead child's is gone already."""
+        self._lock_file(worker).unlink(missing_ok=True)
         handle = self._locks.pop(worker, None)
         if handle is not None:
-            self._lock_file(worker).unlink(missing_ok=True)
             os.close(handle)
 
     def dead_workers(self, connection: Connection, lease: timedelta, judge: str) -> list[str]:  # noqa: ARG002
