@@ -49,7 +49,7 @@ class Store:
         self.clock = DatabaseClock(clock)
         self.installation: UUID | None = None
         self._known: weakref.WeakSet[Engine] = weakref.WeakSet()
-        os.register_at_fork(after_in_child=_weakly(self._after_fork))
+        os.register_at_fork(before=_weakly(self._before_fork), after_in_child=_weakly(self._after_fork))
 
     def open(self) -> None:
         """Look at the database once: is it ours, of this release, and what time is it there?
@@ -212,6 +212,11 @@ class Store:
     def disconnect(self) -> None:
         """Close what the engine's pool holds: before a fork, and when the app closes."""
         self.engine.dispose()
+
+    def _before_fork(self) -> None:
+        """SQLite keeps state of a file per process: a child that inherits it may read a stale index of the WAL."""
+        if self.dialect.name == "sqlite":
+            self.engine.dispose()
 
     def _after_fork(self) -> None:
         """In a forked child: the parent's connections are not ours to use or to close."""
