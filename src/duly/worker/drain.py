@@ -13,6 +13,7 @@ from duly.clock import Clock
 from duly.model.job import ClaimedJob
 from duly.model.report import Ended, PutBack, Recorded, Report
 from duly.model.states import Outcome
+from duly.task.context import Cancellation
 from duly.worker.executor import Attempt, Executor
 from duly.worker.pump import Pump
 from duly.worker.queues import Selection
@@ -67,7 +68,7 @@ def _run_one(home: Home, worker: str, identity: UUID) -> None:
 
 
 def _attempt(executor: Executor, job: ClaimedJob, worker: str) -> Report:
-    attempt = executor.prepare(job, worker, threading.Event())
+    attempt = executor.prepare(job, worker, Cancellation())
     if not isinstance(attempt, Attempt):
         return attempt
     if not attempt.task.signature.is_async:

@@ -14,7 +14,6 @@ success. ``run`` and ``arun`` differ in step 5 alone.
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
@@ -40,7 +39,7 @@ from duly.model.job import ClaimedJob
 from duly.model.options import DEFAULTS, Options
 from duly.model.report import Ended, Lost, PutBack, Recorded, Released, Report, Succeeded
 from duly.model.states import Outcome
-from duly.task.context import Context
+from duly.task.context import Cancellation, Context
 from duly.task.injected import Injected
 from duly.worker.writeturn import WriteTurn
 
@@ -67,7 +66,7 @@ class Attempt:
     values: dict[str, Any]
     options: Options
     worker: str
-    cancellation: threading.Event
+    cancellation: Cancellation
     started_at: datetime
 
     @property
@@ -111,7 +110,7 @@ class Executor:
 
     # ── the two ways to call ──────────────────────────────────────────────────────────────────
 
-    def run(self, job: ClaimedJob, worker: str, cancellation: threading.Event) -> Report:
+    def run(self, job: ClaimedJob, worker: str, cancellation: Cancellation) -> Report:
         """An attempt of a sync task."""
         attempt = self.prepare(job, worker, cancellation)
         if not isinstance(attempt, Attempt):
@@ -144,7 +143,7 @@ class Executor:
 
     # ── 1 to 4: from row to attempt ───────────────────────────────────────────────────────────
 
-    def prepare(self, job: ClaimedJob, worker: str, cancellation: threading.Event) -> Attempt | Report:
+    def prepare(self, job: ClaimedJob, worker: str, cancellation: Cancellation) -> Attempt | Report:
         """Open, find, fit; or the report that says why not."""
         home = self._home
         now = home.store.clock.now()

@@ -295,6 +295,10 @@ class Pump:
         for identity, report in reports.items():
             done = self._finished.pop(identity)
             self._forget(done.ticket)
+            if type(report) is Succeeded and identity not in lost:  # the hot case
+                self.tally["succeeded"] += 1
+                self._tell_success(done)
+                continue
             if identity in lost:
                 if not isinstance(report, Released):
                     self._home.emitter.emit(LeaseWasLost(identity, done.ticket.job.task))
@@ -400,8 +404,6 @@ class Pump:
     def _tell(self, done: Done) -> None:
         job, report = done.ticket.job, done.report
         match report:
-            case Succeeded():
-                self._tell_success(done)
             case Ended():
                 self._tell_end(done, report.outcome, report.cause)
             case PutBack(counted=True):
@@ -436,8 +438,6 @@ def _async_share(home: Home) -> float:
 
 def _word(report: Report) -> str:
     match report:
-        case Succeeded():
-            return Outcome.SUCCEEDED.value
         case Ended():
             return report.outcome.value
         case PutBack(counted=True):

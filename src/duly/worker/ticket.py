@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, field
 
 from duly.model.job import ClaimedJob
 from duly.model.report import Report
+from duly.task.context import Cancellation
 
 
 @dataclass(slots=True, eq=False)
@@ -17,7 +17,7 @@ class Ticket:
     worker: str
     since: float
     asynchronous: bool
-    cancellation: threading.Event = field(default_factory=threading.Event)
+    cancellation: Cancellation = field(default_factory=Cancellation)
     _free: list[bool] = field(default_factory=lambda: [True])
 
     def take(self) -> bool:
