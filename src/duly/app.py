@@ -78,7 +78,10 @@ class Duly(Tasks):
     ) -> None:
         super().__init__()
         self.settings = Settings.read(
-            database_url=database if isinstance(database, str) else None, prefix=prefix, schema=schema, keys=keys
+            database_url=database if isinstance(database, str) else None,
+            prefix=prefix,
+            schema=schema,
+            keys=keys,
         )
         self.app_options = Options.read(
             dict(options), allowed=(*_QUEUE_OPTIONS, "queue"), where="Duly()", error=DeclarationError
@@ -228,7 +231,7 @@ class Duly(Tasks):
             with store.reading() as connection:
                 if store.jobs.plain_jobs(connection):
                     raise SettingsError(
-                        "DULY_KEYS is set, and jobs with plain envelopes still wait: with a key they would be rejected. "
+                        "DULY_KEYS is set, and jobs with plain envelopes still wait, which a key would reject. "
                         "Let workers without the key finish them (`duly workoff`), or `duly clear`, then start again"
                     )
         check_injections(self)
@@ -305,7 +308,9 @@ def _sync_engine(database: str | Engine | None) -> Engine | None:
             "Duly() takes a sync engine or a URL first; give the async one beside it: Duly(url, async_engine=engine)"
         )
     if not hasattr(database, "connect"):
-        raise SettingsError(f"Duly() takes a database URL or a SQLAlchemy Engine, not {type(database).__name__}")
+        raise SettingsError(
+            f"Duly() takes a database URL or a SQLAlchemy Engine, not {type(database).__name__}"
+        )
     return database
 
 

@@ -108,7 +108,9 @@ class Client:
         if target is not None:
             targets[id(target)] = target
         if len(targets) > 1:
-            raise InvalidOptions("enqueue_many: all calls of a batch go in one transaction; give session= once, here")
+            raise InvalidOptions(
+                "enqueue_many: all calls of a batch go in one transaction; give session= once, here"
+            )
         jobs = [self._job(call) for call in calls]
         if len({job.id for job in jobs}) < len(jobs):
             raise InvalidOptions("enqueue_many: two calls of this batch have the same id=")
@@ -164,7 +166,9 @@ class Client:
 
     # ── to the database ───────────────────────────────────────────────────────────────────────
 
-    def _insert(self, connection: Connection, *, jobs: list[NewJob], again: bool, repeated: bool = False) -> None:
+    def _insert(
+        self, connection: Connection, *, jobs: list[NewJob], again: bool, repeated: bool = False
+    ) -> None:
         """Write the rows. *again*: the ids may be known; *repeated*: an earlier try may have landed."""
         store = self._home.store
         if not (again or repeated):
@@ -187,7 +191,9 @@ class Client:
             return
         if key_id != job.key_id and self._same_under(job, digest, key_id):
             return
-        raise IdTaken(f"a job with id {job.id} exists, with another task, queue, options or arguments; use a new id")
+        raise IdTaken(
+            f"a job with id {job.id} exists, with another task, queue, options or arguments; use a new id"
+        )
 
     def _same_under(self, job: NewJob, digest: bytes, key_id: str | None) -> bool:
         sealer = self._home.sealer
@@ -261,7 +267,9 @@ def _times(options: Options, now: datetime, task: str) -> tuple[datetime, dateti
     except OverflowError:
         raise InvalidOptions(f"{task}: run_at or expires_at is out of bounds") from None
     if expires_at <= now:
-        raise InvalidOptions(f"{task}: expires_at is past already ({expires_at.isoformat()}); it could never run")
+        raise InvalidOptions(
+            f"{task}: expires_at is past already ({expires_at.isoformat()}); it could never run"
+        )
     if expires_at <= run_at:
         raise InvalidOptions(f"{task}: it would expire before it is due (run_at {run_at.isoformat()})")
     return run_at, expires_at
@@ -295,11 +303,12 @@ def _is_async(target: Any) -> bool:
 def _connection_of(target: Any) -> Connection:
     """The SQLAlchemy connection of a session, or the connection itself."""
     if _is_async(target):
-        raise InvalidOptions("an async session or connection needs the async verb: await task.using(…).aenqueue(…)")
+        raise InvalidOptions(
+            "an async session or connection needs the async verb: await task.using(…).aenqueue(…)"
+        )
     if hasattr(target, "flush"):  # a Session, or a scoped one
         connection: Connection = target.connection()
         return connection
     if hasattr(target, "in_nested_transaction"):
-        connection = target
-        return connection
+        return target  # type: ignore[no-any-return] # a Connection, by its looks
     raise InvalidOptions(f"session= takes a SQLAlchemy Session or AsyncSession, not {type(target).__name__}")

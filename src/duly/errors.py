@@ -183,7 +183,7 @@ class CommitInTask(TransactionError):
 # ── raised by a task ──────────────────────────────────────────────────────────────────────────
 
 
-class Interruption(Exception):  # noqa: N818 - not an error: how a task says that its attempt ends
+class Interruption(Exception):
     """Base of what a task raises to say how its attempt ends. Not an error of Duly's."""
 
 

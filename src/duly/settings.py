@@ -10,7 +10,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class Settings:
     database_url: str = "sqlite:///duly.db"
     prefix: str = "duly_"
     schema: str | None = None
-    keys: Keyring = Keyring()
+    keys: Keyring = field(default_factory=Keyring)
     app: str | None = None
     arguments_size: int = 65_536
     arguments_depth: int = 32
@@ -108,7 +108,9 @@ def _from_file(file: Path, faults: list[str]) -> Mapping[str, Any]:
         faults.append(f"{file.name} cannot be read: {fault}")
         return {}
     if "keys" in found:
-        faults.append(f"[tool.duly] keys in {file.name}: keys do not belong in a file under version control; {_ENV}KEYS")
+        faults.append(
+            f"[tool.duly] keys in {file.name}: keys do not belong in a file under version control; {_ENV}KEYS"
+        )
     return {name: value for name, value in found.items() if name != "keys"}
 
 

@@ -14,6 +14,7 @@ from duly.cli.exits import DONE, NO, Usage, complain
 from duly.cli.locate import opened
 from duly.cli.options import FLAG, AppOption, JobArgument, JsonOption, add
 from duly.model.ids import job_id
+from duly.observe.durations import duration
 from duly.observe.text import one_line
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _attempt(attempt: AttemptInfo, *, traceback: bool) -> dict[str, Any]:
 
 
 def _job(status: JobStatus, now: datetime) -> Table:
-    attempts = f"{status.attempts}" + (f", rescued {status.rescues} times" if status.rescues else "")
+    rescued = f", rescued {show.many(status.rescues, 'time')}" if status.rescues else ""
     return show.pairs(
         {
             "Job": str(status.id),
@@ -94,14 +95,14 @@ def _job(status: JobStatus, now: datetime) -> Table:
             "State": status.state and str(status.state),
             "Outcome": status.outcome and str(status.outcome),
             "Cause": status.cause,
-            "Attempts": attempts,
+            "Attempts": f"{status.attempts}{rescued}",
             "Worker": status.worker,
             "Enqueued": show.moment(status.enqueued_at, now),
             "Runs at": show.moment(status.run_at, now),
             "Started": show.moment(status.started_at, now),
             "Ended": show.moment(status.ended_at, now),
             "Expires": show.moment(status.expires_at, now) if status.outcome is None else None,
-            "Retry of": str(status.origin) if status.origin != status.id else None,
+            "Origin": str(status.origin) if status.origin != status.id else None,
             "Principal": status.principal,
         }
     )
@@ -110,9 +111,9 @@ def _job(status: JobStatus, now: datetime) -> Table:
 def _attempts(attempts: list[AttemptInfo]) -> Table:
     table = show.table("Attempt", "Ended (UTC)", "Took", "What went wrong", numbers=("Attempt", "Took"))
     for one in attempts:
-        took = None if one.started_at is None else one.ended_at - one.started_at
+        took = show.NOTHING if one.started_at is None else duration(one.ended_at - one.started_at)
         wrong = one.cause if one.error is None else f"{one.error.type}: {one.error.message}"
-        table.add_row(str(one.number), f"{one.ended_at:%Y-%m-%d %H:%M:%S}", show.age(took), one_line(wrong))
+        table.add_row(str(one.number), f"{one.ended_at:%Y-%m-%d %H:%M:%S}", took, one_line(wrong))
     return table
 
 

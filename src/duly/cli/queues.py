@@ -52,8 +52,6 @@ def status(app: AppOption = None, json: JsonOption = False) -> None:
     for part in (_queues(queues), _outcomes(overview), _workers(workers, beats=beats)):
         console.print()
         console.print(part)
-    if overview.retried or overview.rescued:
-        console.print(_troubles(overview))
 
 
 def _status(
@@ -107,11 +105,11 @@ def _outcomes(overview: Overview) -> RenderableType:
     names = tuple(outcome.value.capitalize() for outcome in Outcome)
     table = show.table(*names, numbers=names)
     table.add_row(*(show.count(overview.outcomes.get(o, 0), bad=o in _BAD) for o in Outcome))
-    return table
-
-
-def _troubles(overview: Overview) -> str:
-    return f"{overview.retried} of them took more than one attempt, {overview.rescued} were rescued."
+    if not overview.retried and not overview.rescued:
+        return table
+    return show.stack(
+        table, f"Took more than one attempt: {overview.retried}. Were rescued: {overview.rescued}."
+    )
 
 
 def _workers(workers: list[WorkerInfo], *, beats: bool) -> RenderableType:
@@ -131,7 +129,7 @@ def check(
     max_age: Annotated[
         float,
         typer.Option(
-            min=0, metavar="SECONDS", help="How long a job that could run may wait.", show_default=False
+            metavar="SECONDS", help="How long a job that could run may wait.", show_default=False
         ),
     ],
     app: AppOption = None,
@@ -193,26 +191,26 @@ def clear(
     Running jobs are left alone. On a terminal it asks first, with the number that it will touch;
     elsewhere it needs --yes.
     """
-    which = " ".join(["waiting jobs", *_which(queue, task)])
+    which = "".join(_which(queue, task))
     with opened(app) as found:
         if not yes:
             _ask(found, queue, task, which)
         number = found.manage.clear(queue=queue, task=task, actor=actor())
-    show.say(f"cancelled {number} {which}")
+    show.say(f"cancelled {show.many(number, 'waiting job')}{which}")
 
 
 def _which(queue: str | None, task: str | None) -> Iterator[str]:
     if task is not None:
-        yield f"of task {task}"
+        yield f" of task {task}"
     if queue is not None:
-        yield f"in queue {queue}"
+        yield f" in queue {queue}"
 
 
 def _ask(app: Duly, queue: str | None, task: str | None, which: str) -> None:
     """Ask with the number it will touch. Which task a waiting job is of is not counted: then it is a bound."""
     waiting = sum(q.scheduled + q.available for q in app.manage.queues() if queue in {None, q.name})
-    number = f"up to {waiting}" if task else str(waiting)
+    number = f"{'up to ' if task else ''}{show.many(waiting, 'waiting job')}{which}"
     if not sys.stdin.isatty():
-        raise Usage(f"this cancels {number} {which}: say --yes, since there is no terminal to ask on")
-    if waiting and not typer.confirm(f"Cancel {number} {which} on {app.store.describe()['database']}?"):
+        raise Usage(f"this cancels {number}: say --yes, since there is no terminal to ask on")
+    if waiting and not typer.confirm(f"Cancel {number} on {app.store.describe()['database']}?"):
         raise Refused("nothing was cancelled")

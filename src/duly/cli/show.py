@@ -43,7 +43,9 @@ def table(*columns: str, numbers: tuple[str, ...] = ()) -> Table:
     from rich import box
     from rich.table import Table
 
-    made = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
+    made = Table(
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold"
+    )
     for column in columns:
         made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     return made
@@ -60,6 +62,18 @@ def pairs(rows: dict[str, str | None]) -> Table:
         if value is not None:
             made.add_row(name, one_line(value))
     return made
+
+
+def stack(*parts: RenderableType) -> RenderableType:
+    """Things under each other, without a gap."""
+    from rich.console import Group
+
+    return Group(*parts)
+
+
+def many(number: int, noun: str) -> str:
+    """``1 job``, ``2 jobs``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def count(number: int, *, bad: bool = False) -> RenderableType:

@@ -100,7 +100,9 @@ class Manage:
         store = self._home.store
         with store.reading() as connection:
             retried, rescued = store.ledger.troubled(connection)
-            return Overview(store.ledger.states(connection), store.ledger.outcomes(connection), retried, rescued)
+            return Overview(
+                store.ledger.states(connection), store.ledger.outcomes(connection), retried, rescued
+            )
 
     def queues(self) -> list[Queue]:
         """The queues with unfinished jobs, by name."""
@@ -108,7 +110,9 @@ class Manage:
         with store.reading() as connection:
             rows = store.ledger.queues(connection)
         return [
-            Queue(r.queue, r.scheduled, r.available, r.running, None if r.oldest is None else r.now - r.oldest)
+            Queue(
+                r.queue, r.scheduled, r.available, r.running, None if r.oldest is None else r.now - r.oldest
+            )
             for r in rows
         ]
 
@@ -118,7 +122,9 @@ class Manage:
         with store.reading() as connection:
             rows = store.workers.all(connection)
         return [
-            WorkerInfo(r.id, r.host, r.pid, r.queues, r.started_at, r.beat_at, max(r.now - r.beat_at, timedelta(0)))
+            WorkerInfo(
+                r.id, r.host, r.pid, r.queues, r.started_at, r.beat_at, max(r.now - r.beat_at, timedelta(0))
+            )
             for r in rows
         ]
 
@@ -135,7 +141,15 @@ class Manage:
         with store.reading() as connection:
             rows = store.ledger.attempts(connection, job)
         return [
-            AttemptInfo(r.attempt, r.claim, r.worker, r.started_at, r.ended_at, r.cause, self._trouble(status, r.error))
+            AttemptInfo(
+                r.attempt,
+                r.claim,
+                r.worker,
+                r.started_at,
+                r.ended_at,
+                r.cause,
+                self._trouble(status, r.error),
+            )
             for r in rows
         ]
 
@@ -149,7 +163,9 @@ class Manage:
 
     def oldest_waiting(self) -> Queue | None:
         """The queue whose oldest available job has waited longest; None when no job could run."""
-        return max((q for q in self.queues() if q.age is not None), key=lambda q: q.age or timedelta(0), default=None)
+        return max(
+            (q for q in self.queues() if q.age is not None), key=lambda q: q.age or timedelta(0), default=None
+        )
 
     # ── changing ──────────────────────────────────────────────────────────────────────────────
 
@@ -221,5 +237,3 @@ class Manage:
     def _fingerprint(self, status: JobStatus) -> str:
         task: Task[..., Any] | None = self._home.find(status.task)
         return "" if task is None else task.signature.arguments.fingerprint
-
-

@@ -9,8 +9,22 @@ import time
 from uuid import UUID
 
 _SEQUENCE_BITS = 12
-_LOCK = threading.Lock()
-_last = 0  # milliseconds << 12 | sequence of the newest id
+
+
+class _Stamps:
+    """Milliseconds << 12 | sequence, each greater than the one before."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last = 0
+
+    def next(self) -> int:
+        with self._lock:
+            self._last = max(self._last + 1, (time.time_ns() // 1_000_000) << _SEQUENCE_BITS)
+            return self._last
+
+
+_stamps = _Stamps()
 
 
 def new_id() -> UUID:
@@ -19,10 +33,7 @@ def new_id() -> UUID:
     When a millisecond's sequence is used up, or the wall clock has gone back, the next value of the
     last one is taken: order within the process is kept, and the time in the id runs ahead a little.
     """
-    global _last
-    with _LOCK:
-        _last = max(_last + 1, (time.time_ns() // 1_000_000) << _SEQUENCE_BITS)
-        stamp = _last
+    stamp = _stamps.next()
     milliseconds, sequence = stamp >> _SEQUENCE_BITS, stamp & 0xFFF
     noise = int.from_bytes(os.urandom(8)) & ((1 << 62) - 1)
     return UUID(int=milliseconds << 80 | 0x7 << 76 | sequence << 64 | 0b10 << 62 | noise)

@@ -71,7 +71,7 @@ class Options:
         *,
         allowed: Iterable[str],
         where: str,
-        error: type[ConfigurationError] | type[EnqueueError],
+        error: type[ConfigurationError | EnqueueError],
     ) -> Options:
         """Check what a user wrote; *where* names the place in messages, *error* is what is raised."""
         names = tuple(allowed)

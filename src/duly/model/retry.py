@@ -24,7 +24,9 @@ class Backoff:
     def __post_init__(self) -> None:
         for name in ("power", "plus", "factor"):
             if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"Backoff({name}=…) must be a number of at least 0, not {getattr(self, name)!r}")
+                raise ValueError(
+                    f"Backoff({name}=…) must be a number of at least 0, not {getattr(self, name)!r}"
+                )
         if not 0 <= self.jitter <= 1:
             raise ValueError(f"Backoff(jitter=…) must be between 0 and 1, not {self.jitter!r}")
         if self.cap is not None and not 0 < self.cap < float("inf"):

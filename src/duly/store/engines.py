@@ -40,14 +40,18 @@ def read_url(database: str) -> URL:
             f"the database URL begins with {scheme[:40]!r}, which is not known: write sqlite:///… or postgresql://…"
         ) from None
     except ModuleNotFoundError as error:
-        raise SettingsError(f"the driver {error.name} is not installed: pip install '{_extra(scheme)}'") from None
+        raise SettingsError(
+            f"the driver {error.name} is not installed: pip install '{_extra(scheme)}'"
+        ) from None
     if driver in _ASYNC_DRIVERS:
         raise SettingsError(
             f"{scheme} is an async driver: the worker needs a sync one (write {_DRIVERS[backend]}://…), and "
             "takes yours as Duly(url, async_engine=create_async_engine(…))"
         )
     if backend == "postgresql" and driver != "psycopg":
-        raise SettingsError(f"the worker speaks to PostgreSQL through psycopg 3, not {driver}: postgresql+psycopg://…")
+        raise SettingsError(
+            f"the worker speaks to PostgreSQL through psycopg 3, not {driver}: postgresql+psycopg://…"
+        )
     return url
 
 

@@ -13,7 +13,7 @@ ever rises, so a claim that was given back, rescued or lost can never be mistake
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -33,7 +33,6 @@ BATCH = 500
 
 MOST_RESCUES = 10
 """After so many rescues the next one ends the job as failed."""
-
 
 
 @dataclass(slots=True)
@@ -94,7 +93,9 @@ class Jobs:
             )
         return stored | ended | late
 
-    def _digests_ended(self, connection: Connection, ids: Sequence[UUID]) -> dict[UUID, tuple[bytes, str | None]]:
+    def _digests_ended(
+        self, connection: Connection, ids: Sequence[UUID]
+    ) -> dict[UUID, tuple[bytes, str | None]]:
         ledger = self.tables.executions.c
         return {
             row.job_id: (row.digest, row.key_id)
@@ -176,11 +177,15 @@ class Jobs:
         settled.lost -= self._already_recorded(connection, reports, settled.lost)
         return settled
 
-    def _held(self, connection: Connection, worker: str, ids: Sequence[UUID]) -> dict[tuple[UUID, int], Row[Any]]:
+    def _held(
+        self, connection: Connection, worker: str, ids: Sequence[UUID]
+    ) -> dict[tuple[UUID, int], Row[Any]]:
         jobs = self.tables.jobs
-        held = {}
+        held: dict[tuple[UUID, int], Row[Any]] = {}
         for some in _parts(ids):
-            mine = select(jobs, self.dialect.clock.label("now")).where(jobs.c.id.in_(some), jobs.c.worker == worker)
+            mine = select(jobs, self.dialect.clock.label("now")).where(
+                jobs.c.id.in_(some), jobs.c.worker == worker
+            )
             rows = connection.execute(self.dialect.lock_rows(mine))
             held |= {(row.id, row.claim): row for row in rows}
         return held
@@ -192,7 +197,9 @@ class Jobs:
         if not lost:
             return set()
         claims = {r.id: r.claim for r in reports}
-        known = {r.id for r in reports if isinstance(r, Released) or (isinstance(r, PutBack) and not r.counted)}
+        known = {
+            r.id for r in reports if isinstance(r, Released) or (isinstance(r, PutBack) and not r.counted)
+        }
         ledger, attempts = self.tables.executions.c, self.tables.attempts.c
         for column, claim in ((ledger.job_id, ledger.claim), (attempts.job_id, attempts.claim)):
             for row in connection.execute(select(column.label("id"), claim).where(column.in_(list(lost)))):
@@ -207,9 +214,13 @@ class Jobs:
     def _update(self, connection: Connection, updates: list[dict[str, Any]]) -> None:
         if updates:
             jobs = self.tables.jobs
-            moved = {name: bindparam(f"new_{name}") for name in ("state", "run_at", "attempt")}
+            moved: dict[str, Any] = {
+                name: bindparam(f"new_{name}") for name in ("state", "run_at", "attempt")
+            }
             connection.execute(
-                update(jobs).where(jobs.c.id == bindparam("job")).values(worker=None, started_at=None, **moved),
+                update(jobs)
+                .where(jobs.c.id == bindparam("job"))
+                .values(worker=None, started_at=None, **moved),
                 updates,
             )
 
@@ -229,7 +240,8 @@ class Jobs:
     ) -> None:
         """Note in the audit log what was done to jobs, by whom."""
         entries = [
-            {"id": new_id(), "actor": actor, "action": action, "job_id": one, "details": details} for one in ids
+            {"id": new_id(), "actor": actor, "action": action, "job_id": one, "details": details}
+            for one in ids
         ]
         if entries:
             connection.execute(insert(self.tables.audit).values(at=self.dialect.clock), entries)
@@ -241,7 +253,9 @@ class Jobs:
         jobs, clock = self.tables.jobs.c, self.dialect.clock
         next_run = select(func.min(jobs.run_at)).where(jobs.state == "scheduled").scalar_subquery()
         next_expiry = (
-            select(func.min(jobs.expires_at)).where(jobs.state.in_(("available", "scheduled"))).scalar_subquery()
+            select(func.min(jobs.expires_at))
+            .where(jobs.state.in_(("available", "scheduled")))
+            .scalar_subquery()
         )
         row = connection.execute(
             select(next_run.label("run"), next_expiry.label("expiry"), clock.label("now"))
@@ -279,7 +293,9 @@ class Jobs:
         rows = list(connection.execute(self.dialect.lock_rows(past, skip_locked=True)))
         endings = _Endings()
         for row in rows:
-            endings.add(row, Ended(row.id, row.claim, Outcome.EXPIRED, "not started before expires_at", counted=False))
+            endings.add(
+                row, Ended(row.id, row.claim, Outcome.EXPIRED, "not started before expires_at", counted=False)
+            )
         self._end(connection, endings)
         return rows
 
@@ -306,7 +322,9 @@ class Jobs:
         known = select(workers.id).where(workers.id == jobs.worker).exists()
         return list(connection.scalars(select(jobs.worker).where(jobs.state == "running", ~known).distinct()))
 
-    def offer_again(self, connection: Connection, workers: Sequence[str], limit: int = BATCH) -> list[Row[Any]]:
+    def offer_again(
+        self, connection: Connection, workers: Sequence[str], limit: int = BATCH
+    ) -> list[Row[Any]]:
         """Rescue: offer the running jobs of dead *workers* again, at the eleventh time end them as failed.
 
         Locked rows are passed over: a frozen transaction must not hold up the others; the next
@@ -332,9 +350,7 @@ class Jobs:
             connection.execute(
                 update(jobs)
                 .where(jobs.c.id.in_(some))
-                .values(
-                    state=State.AVAILABLE.value, worker=None, started_at=None, rescues=jobs.c.rescues + 1
-                )
+                .values(state=State.AVAILABLE.value, worker=None, started_at=None, rescues=jobs.c.rescues + 1)
             )
         return rows
 
@@ -354,7 +370,9 @@ class Jobs:
         self._end(connection, endings)
         return True
 
-    def clear(self, connection: Connection, *, queue: str | None, task: str | None, limit: int = BATCH) -> int:
+    def clear(
+        self, connection: Connection, *, queue: str | None, task: str | None, limit: int = BATCH
+    ) -> int:
         """End waiting jobs, of one queue or task or all, as cancelled; how many, at most *limit*."""
         jobs = self.tables.jobs
         waiting = select(jobs, self.dialect.clock.label("now")).where(jobs.c.state.in_(_words(WAITING)))
@@ -382,14 +400,14 @@ class _Endings:
         self.rows: list[dict[str, Any]] = []
 
     def add(self, row: Row[Any], report: Ended) -> None:
-        job: Mapping[str, Any] = row._mapping  # noqa: SLF001 - SQLAlchemy's public name
+        job = row._mapping  # noqa: SLF001 - SQLAlchemy's public name
         keep = report.outcome in KEEPS_ENVELOPE
         self.rows.append(
             {name: job[name] for name in ENDED}
             | {
                 "job_id": job["id"],
                 "outcome": report.outcome.value,
-                "cause": report.cause[:500],
+                "cause": _text(report.cause),
                 "attempts": job["attempt"] + report.counted,
                 "started_at": report.started_at,
                 "ended_at": job["now"],
@@ -439,9 +457,14 @@ def _attempt(report: Ended | PutBack, row: Row[Any], worker: str) -> dict[str, A
         "worker": worker,
         "started_at": report.started_at,
         "ended_at": row.now,
-        "cause": report.cause[:500],
+        "cause": _text(report.cause),
         "error": report.error,
     }
+
+
+def _text(cause: str) -> str:
+    """A cause as every database takes it: one odd character must not fail the batch."""
+    return cause.replace("\0", "").encode(errors="replace").decode()[:500]
 
 
 def _words(states: Iterable[State]) -> list[str]:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, delete, func, select
+from sqlalchemy import Connection, delete, func, select
 
 from duly.errors import LeaseLost
 from duly.model.job import ClaimedJob, JobStatus
@@ -52,7 +52,8 @@ class Ledger:
             raise LeaseLost(f"job {job.id} has expired, or belongs to another worker by now; rolled back")
         kept = {name: row._mapping[name] for name in ENDED}  # noqa: SLF001 - SQLAlchemy's public name
         written = connection.scalar(
-            self.dialect.insert_or_ignore(self.tables.executions).values(
+            self.dialect.insert_or_ignore(self.tables.executions)
+            .values(
                 job_id=job.id,
                 outcome=Outcome.SUCCEEDED.value,
                 attempts=row.attempt + 1,
@@ -78,9 +79,9 @@ class Ledger:
             .label("error")
         )
         row = connection.execute(
-            select(jobs.id, jobs.state, jobs.attempt.label("attempts"), jobs.envelope, last, *_columns(jobs)).where(
-                jobs.id == job
-            )
+            select(
+                jobs.id, jobs.state, jobs.attempt.label("attempts"), jobs.envelope, last, *_columns(jobs)
+            ).where(jobs.id == job)
         ).one_or_none()
         if row is not None:
             return _unfinished(row)
@@ -92,10 +93,12 @@ class Ledger:
         ).one_or_none()  # fmt: skip
         return None if row is None else _ended(row)
 
-    def attempts(self, connection: Connection, job: UUID) -> Sequence[Row[Any]]:
+    def attempts(self, connection: Connection, job: UUID) -> Sequence[Any]:
         """What went wrong in each attempt of a job, oldest first."""
         attempts = self.tables.attempts
-        return connection.execute(select(attempts).where(attempts.c.job_id == job).order_by(attempts.c.claim)).all()
+        return connection.execute(
+            select(attempts).where(attempts.c.job_id == job).order_by(attempts.c.claim)
+        ).all()
 
     def states(self, connection: Connection) -> dict[str, int]:
         """How many unfinished jobs there are in each state."""
@@ -117,7 +120,7 @@ class Ledger:
         ).one()
         return row[0], row[1]
 
-    def queues(self, connection: Connection) -> Sequence[Row[Any]]:
+    def queues(self, connection: Connection) -> Sequence[Any]:
         """Per queue: waiting and running jobs, and the age of the oldest that could run (by the database's clock)."""
         jobs = self.tables.jobs.c
         available = jobs.state == "available"
@@ -139,7 +142,7 @@ def _columns(table: Any) -> list[Any]:
     return [getattr(table, name) for name in _SHOWN]
 
 
-def _unfinished(row: Row[Any]) -> JobStatus:
+def _unfinished(row: Any) -> JobStatus:
     shown = {name: getattr(row, name) for name in _SHOWN}
     return JobStatus(
         id=row.id, state=State(row.state), outcome=None, cause=None, attempts=row.attempts, ended_at=None,
@@ -147,11 +150,9 @@ def _unfinished(row: Row[Any]) -> JobStatus:
     )  # fmt: skip
 
 
-def _ended(row: Row[Any]) -> JobStatus:
+def _ended(row: Any) -> JobStatus:
     shown = {name: getattr(row, name) for name in _SHOWN}
     return JobStatus(
         id=row.id, state=None, outcome=Outcome(row.outcome), cause=row.cause, attempts=row.attempts,
         ended_at=row.ended_at, result=row.result, error=row.error, envelope=row.envelope, **shown,
     )  # fmt: skip
-
-

@@ -28,6 +28,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
+from sqlalchemy.types import TypeEngine
 
 from duly.model.names import LONGEST_NAME
 
@@ -43,7 +44,8 @@ class Id(TypeDecorator[UUID]):
 
     def load_dialect_impl(self, dialect: Dialect) -> Any:
         """PostgreSQL has a type for it."""
-        return dialect.type_descriptor(Uuid() if dialect.name == "postgresql" else String(36))
+        native: TypeEngine[Any] = Uuid() if dialect.name == "postgresql" else String(36)
+        return dialect.type_descriptor(native)
 
     def process_bind_param(self, value: UUID | None, dialect: Dialect) -> Any:
         """To the database."""
@@ -106,9 +108,7 @@ def tables(names: Names) -> Tables:
 
     def index(name: str, *columns: str, where: str | None = None) -> Index:
         condition = text(where) if where else None
-        return Index(
-            f"{names.prefix}{name}", *columns, postgresql_where=condition, sqlite_where=condition
-        )
+        return Index(f"{names.prefix}{name}", *columns, postgresql_where=condition, sqlite_where=condition)
 
     return Tables(
         metadata=meta,

@@ -21,11 +21,11 @@ from sqlalchemy.orm import Session
 
 from duly.clock import Clock, DatabaseClock
 from duly.errors import DatabaseUnavailable, SchemaError, WrongDatabase
+from duly.model.job import ClaimedJob
 from duly.store.dialect import StoreDialect, dialect_named
 from duly.store.jobs import Jobs
 from duly.store.ledger import Ledger
 from duly.store.line import Line
-from duly.model.job import ClaimedJob
 from duly.store.schema import REVISIONS, Names, tables
 from duly.store.tasktransaction import AsyncTaskTransaction, TaskTransaction
 from duly.store.workers import Workers
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 class Store:
     """One installation of Duly's tables in one database."""
 
-    def __init__(self, engine: Engine, names: Names, clock: Clock, *, async_engine: AsyncEngine | None = None) -> None:
+    def __init__(
+        self, engine: Engine, names: Names, clock: Clock, *, async_engine: AsyncEngine | None = None
+    ) -> None:
         self.engine = engine
         self.async_engine = async_engine
         self.names = names
@@ -110,7 +112,9 @@ class Store:
                 raise
             raise ours from error
         except PoolTimeout as error:
-            raise DatabaseUnavailable("no connection was free in the engine's pool; make the pool larger") from error
+            raise DatabaseUnavailable(
+                "no connection was free in the engine's pool; make the pool larger"
+            ) from error
         except StatementError as error:
             # A driver's error outside of a statement (a lost connection in COPY, say) comes bare.
             raise DatabaseUnavailable(f"the connection was lost ({type(error.orig).__name__})") from error

@@ -61,7 +61,9 @@ class _Steps:
         self._released = True
         with self._store.guarded():
             self._store.dialect.limit_idle(connection, idle=self._lease)
-            self._store.ledger.finish(connection, self._worker, self._job, started_at=started_at, result=result)
+            self._store.ledger.finish(
+                connection, self._worker, self._job, started_at=started_at, result=result
+            )
 
     def commit(self, connection: Connection) -> None:
         """Step 5."""
@@ -243,4 +245,3 @@ class AsyncTaskTransaction:
             if part is not None:
                 with suppress(SQLAlchemyError):
                     await part.close()
-

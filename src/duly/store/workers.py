@@ -38,10 +38,17 @@ class Workers:
         """
         workers, clock = self.tables.workers, self.dialect.clock
         if self.dialect.beats:
-            beat = update(workers).where(workers.c.id == worker).values(beat_at=clock).returning(workers.c.beat_at)
+            beat = (
+                update(workers)
+                .where(workers.c.id == worker)
+                .values(beat_at=clock)
+                .returning(workers.c.beat_at)
+            )
             landed: datetime | None = connection.scalar(beat)
             return landed
-        seen: datetime | None = connection.scalar(select(clock).select_from(workers).where(workers.c.id == worker))
+        seen: datetime | None = connection.scalar(
+            select(clock).select_from(workers).where(workers.c.id == worker)
+        )
         return seen
 
     def remove(self, connection: Connection, workers: Sequence[str]) -> None:

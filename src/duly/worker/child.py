@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
@@ -48,11 +49,11 @@ def be_child(
         pump = Pump(home, queues, threads=threads, coroutines=coroutines, until_empty=until_empty)
         _start(_listen, pipe, pump, home.settings.grace)
         _start(_pulse, pipe, home.settings.lease / PULSES_A_LEASE)
-        clean = pump.run(lambda worker: _say(pipe, f"w{worker}\n"))
+        clean = pump.run(functools.partial(_announce, pipe))
         code = 0 if clean else EXIT_CUT_OFF
     except DulyError as error:
         home.emitter.emit(Notice(f"worker process {os.getpid()} cannot work: {error}", "error"))
-    except BaseException:  # noqa: BLE001 - nothing may unwind into the supervisor's frames
+    except BaseException:
         logging.getLogger("duly").exception("worker process %d failed", os.getpid())
     finally:
         logging.shutdown()
@@ -89,6 +90,10 @@ def _pulse(pipe: socket.socket, every: float) -> None:
     """Show that this process runs, whatever its pump waits for."""
     while _say(pipe, ".\n"):
         time.sleep(every)
+
+
+def _announce(pipe: socket.socket, worker: str) -> None:
+    _say(pipe, f"w{worker}\n")
 
 
 def _say(pipe: socket.socket, words: str) -> bool:

@@ -57,9 +57,7 @@ def _run_one(home: Home, worker: str, identity: UUID) -> None:
     raised: list[BaseException] = []
     report = _attempt(Executor(home, WriteTurn(shared=False), raised.append), job, worker)
     if isinstance(report, PutBack) and report.counted:
-        report = Ended(
-            job.id, job.claim, Outcome.FAILED, report.cause, True, report.started_at, report.error
-        )
+        report = Ended(job.id, job.claim, Outcome.FAILED, report.cause, True, report.started_at, report.error)
     if not isinstance(report, Recorded):
         with store.writing() as connection:
             store.jobs.exchange(connection, worker, [report], ("",), 0)

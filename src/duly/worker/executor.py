@@ -178,7 +178,10 @@ class Executor:
         """Something of ours broke around the attempt, not the task: put the job back, and say so."""
         trouble = Trouble.of(error)
         self._home.emitter.emit(
-            Notice(f"job {job.id} was put back after an internal error: {trouble.type}\n{trouble.traceback}", "error")
+            Notice(
+                f"job {job.id} was put back after an internal error: {trouble.type}\n{trouble.traceback}",
+                "error",
+            )
         )
         return PutBack(job.id, job.claim, f"internal error: {_name(error)}", counted=False, after=BROKEN)
 
@@ -312,6 +315,7 @@ class Executor:
         return self._ended_by(attempt, error)
 
     def _ended_by(self, attempt: Attempt, error: BaseException) -> Report:
+        """What the task said, or that it failed."""
         job = attempt.job
         match error:
             case Cancel():
@@ -327,6 +331,11 @@ class Executor:
                 return PutBack(job.id, job.claim, type(error).__name__, counted=False, after=BUSY)
             case ResultRefused():
                 return self._failed(attempt, error, "its result cannot be kept; rolled back")
+        return self._failed_once(attempt, error)
+
+    def _failed_once(self, attempt: Attempt, error: BaseException) -> Report:
+        """A failed attempt: another one follows, unless it was the last."""
+        job = attempt.job
         if attempt.number >= (attempt.options.max_attempts or 1):
             return self._failed(attempt, error, f"{_name(error)} in the last of {attempt.number} attempts")
         after, at = self._wait(attempt, error)

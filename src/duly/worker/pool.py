@@ -25,7 +25,8 @@ class Threads:
         self._done = done
         self._queue: SimpleQueue[Ticket | None] = SimpleQueue()
         self._threads = [
-            threading.Thread(target=self._serve, name=f"duly-run-{n}", daemon=True) for n in range(1, count + 1)
+            threading.Thread(target=self._serve, name=f"duly-run-{n}", daemon=True)
+            for n in range(1, count + 1)
         ]
 
     def start(self) -> None:

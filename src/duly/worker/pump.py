@@ -273,7 +273,9 @@ class Pump:
     def _hand_over(self, jobs: list[ClaimedJob]) -> None:
         if not jobs:
             return
-        now, worker, sync, loop = self._clock.monotonic(), self.membership.id, [], []
+        now, worker = self._clock.monotonic(), self.membership.id
+        sync: list[Ticket] = []
+        loop: list[Ticket] = []
         for job in jobs:
             task = self._home.find(job.task)
             ticket = Ticket(job, worker, now, asynchronous=task is not None and task.signature.is_async)
@@ -412,7 +414,9 @@ class Pump:
                 self._hurry(report)
             case PutBack():
                 if report.cause == "snoozed":
-                    self._home.emitter.emit(JobPutBack(job.id, job.task, job.queue, report.cause, problem=False))
+                    self._home.emitter.emit(
+                        JobPutBack(job.id, job.task, job.queue, report.cause, problem=False)
+                    )
                 self._hurry(report)
 
     def _hurry(self, report: PutBack) -> None:
@@ -448,4 +452,3 @@ def _word(report: Report) -> str:
 
 def _nobody(_: str) -> None:
     pass
-

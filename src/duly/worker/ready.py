@@ -24,8 +24,14 @@ def check_injections(home: Home) -> None:
                 f"task {task.name} is async and asks for {wanted}, but there is no async engine: "
                 "Duly(url, async_engine=create_async_engine(…))"
             )
-    asking = next((t for t in home.tasks if t.transactional and Injected.SESSION in t.signature.injected.values()), None)
-    if asking is not None and home.session_factory is not None and not home.store.owns(home.session_factory()):
+    asking = next(
+        (t for t in home.tasks if t.transactional and Injected.SESSION in t.signature.injected.values()), None
+    )
+    if (
+        asking is not None
+        and home.session_factory is not None
+        and not home.store.owns(home.session_factory())
+    ):
         raise SettingsError(
             f"task {asking.name} is transactional, but session= makes sessions on another database than the "
             "queue's: its writes could not commit with the job. Put the queue on that database, or drop effects="

@@ -16,13 +16,14 @@ import os
 import selectors
 import signal
 import socket
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from duly.clock import Clock
 from duly.errors import DatabaseError
 from duly.model.events import ChildDied, Notice, Rescued, Started, Stopped
-from duly.worker.child import EXIT_CUT_OFF, DRAIN, be_child
+from duly.worker.child import DRAIN, EXIT_CUT_OFF, be_child
 from duly.worker.queues import Selection
 from duly.worker.signals import SignalPipe
 
@@ -148,7 +149,9 @@ class Supervisor:
         if code == 0 and self._until_empty:
             return
         self._quick_deaths = 0 if now - child.born > LIVED_A_WHILE else self._quick_deaths + 1
-        wait = min(FIRST_WAIT * 2 ** (self._quick_deaths - 2), LONGEST_WAIT) if self._quick_deaths > 1 else 0.0
+        wait = (
+            min(FIRST_WAIT * 2 ** (self._quick_deaths - 2), LONGEST_WAIT) if self._quick_deaths > 1 else 0.0
+        )
         self._starts.append(now + wait)
 
     # ── listening ─────────────────────────────────────────────────────────────────────────────
@@ -193,7 +196,9 @@ class Supervisor:
         self._stops += 1
         self._starts.clear()
         if self._stops == 1:
-            self._home.emitter.emit(Notice(f"stopping: running jobs have {self._grace:g} s; again to stop at once", "info"))
+            self._home.emitter.emit(
+                Notice(f"stopping: running jobs have {self._grace:g} s; again to stop at once", "info")
+            )
             self._kill_at = self._clock.monotonic() + self._grace + AFTER_GRACE
             for child in self._children:
                 self._tell(child, f"{DRAIN}{self._grace}\n")
@@ -202,10 +207,8 @@ class Supervisor:
 
     @staticmethod
     def _tell(child: Child, words: str) -> None:
-        try:
+        with suppress(OSError):  # it is gone, or about to be: _reap sees it
             child.pipe.send(words.encode())
-        except OSError:
-            pass  # it is gone, or about to be: _reap sees it
 
     def _kill_all(self) -> None:
         for child in self._children:
@@ -223,7 +226,9 @@ class Supervisor:
             self._kill_all()
         for child in self._children:
             if now - child.heard > self._lease:
-                self._home.emitter.emit(Notice(f"worker process {child.pid} is silent for {self._lease:g} s; killed"))
+                self._home.emitter.emit(
+                    Notice(f"worker process {child.pid} is silent for {self._lease:g} s; killed")
+                )
                 os.kill(child.pid, signal.SIGKILL)
                 child.heard = now
 

@@ -55,7 +55,7 @@ class WriteTurn:
     async def of_async_task(self) -> AsyncIterator[None]:
         """The same, without holding up the loop."""
         if self._shared:
-            while not self._try_task():
+            while not self._try_task():  # noqa: ASYNC110 - who leaves may be another thread
                 await asyncio.sleep(0.005)
         try:
             yield

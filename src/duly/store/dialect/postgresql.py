@@ -6,7 +6,19 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, DateTime, Insert, Table, TextClause, delete, func, or_, select, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    DateTime,
+    Insert,
+    Table,
+    TextClause,
+    delete,
+    func,
+    or_,
+    select,
+    text,
+)
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.schema import CreateSchema
@@ -247,7 +259,9 @@ class PostgreSQL(StoreDialect):
         if error.connection_invalidated or (state or "").startswith(("08", "57P")):
             return unavailable(error)
         if state in BUSY:
-            return DatabaseBusy(f"a lock was not granted in time, or a deadlock was resolved ({state}); try again")
+            return DatabaseBusy(
+                f"a lock was not granted in time, or a deadlock was resolved ({state}); try again"
+            )
         if state in MISSING:
             return SchemaError("Duly's tables are not there: run `duly migrate`")
         if state is None and type(error.orig).__name__ in {"OperationalError", "InterfaceError"}:
@@ -270,13 +284,13 @@ class PostgreSQL(StoreDialect):
         silent = or_(workers.beat_at < _CLOCK - lease, workers.beat_at > _CLOCK)
         stale = self.lock_rows(select(workers.id).where(silent, workers.id != judge), skip_locked=True)
         return list(
-            connection.scalars(
-                delete(self.tables.workers).where(workers.id.in_(stale)).returning(workers.id)
-            )
+            connection.scalars(delete(self.tables.workers).where(workers.id.in_(stale)).returning(workers.id))
         )
 
 
-_CLOCK: ColumnElement[datetime] = select(func.clock_timestamp(type_=DateTime(timezone=True))).scalar_subquery()
+_CLOCK: ColumnElement[datetime] = select(
+    func.clock_timestamp(type_=DateTime(timezone=True))
+).scalar_subquery()
 # Statistics of tables that fill and empty within seconds are always wrong, and a plan made while the ledger
 # was small, a sequential scan of it, would be kept and grow slower with every job. So: indexes, always.
 _SET_WAITS = text(

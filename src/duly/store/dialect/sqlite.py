@@ -12,8 +12,20 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Engine, Insert, Select, Table, TextClause, delete, event
-from sqlalchemy import literal_column, select, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Insert,
+    Select,
+    Table,
+    TextClause,
+    delete,
+    event,
+    literal_column,
+    select,
+    text,
+)
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
@@ -34,7 +46,8 @@ INSERT INTO {executions} (job_id, outcome, attempts, started_at, ended_at, {ende
 SELECT j.id, 'succeeded', j.attempt + 1, json_extract(done.value, '$[2]'), {clock}, {ended_j}
 FROM json_each(:done) AS done JOIN {jobs} AS j ON j.id = json_extract(done.value, '$[0]')
 WHERE j.worker = :worker AND j.claim = json_extract(done.value, '$[1]')
-ON CONFLICT (job_id) DO NOTHING"""
+ON CONFLICT (job_id) DO NOTHING
+RETURNING job_id"""
 
 _REMOVE = """
 DELETE FROM {jobs} WHERE worker = :worker AND (id, claim) IN (
@@ -72,7 +85,7 @@ class SQLite(StoreDialect):
             raise SettingsError(
                 f"SQLite {sqlite3.sqlite_version} is too old: Duly needs {'.'.join(map(str, OLDEST))} or newer"
             )
-        quote = sqlite.dialect().identifier_preparer.format_table  # type: ignore[no-untyped-call]
+        quote = sqlite.dialect().identifier_preparer.format_table
         self._words = {
             "jobs": quote(tables.jobs),
             "executions": quote(tables.executions),
@@ -96,7 +109,7 @@ class SQLite(StoreDialect):
         """The claim over so many queues: the best of each, and of these the best."""
         if queues not in self._claims:
             heads = [_BEST_OF.format(**self._words, n=n) for n in range(queues)]
-            merged = " UNION ALL ".join(f"SELECT * FROM ({head})" for head in heads)
+            merged = " UNION ALL ".join(f"SELECT * FROM ({head})" for head in heads)  # noqa: S608 - our own words
             self._claims[queues] = self._sql(_CLAIM, heads=merged)
         return self._claims[queues]
 
@@ -107,7 +120,9 @@ class SQLite(StoreDialect):
 
     def attach(self, connection: Connection) -> None:
         """WAL, and where the lock files of workers stand: in a folder beside the database file."""
-        file = next((row[2] for row in connection.exec_driver_sql("PRAGMA database_list") if row[1] == "main"), "")
+        file = next(
+            (row[2] for row in connection.exec_driver_sql("PRAGMA database_list") if row[1] == "main"), ""
+        )
         if not file:
             raise SettingsError(
                 "an in-memory SQLite database is seen by one connection alone, so no worker could use it; "
@@ -142,7 +157,7 @@ class SQLite(StoreDialect):
     def limit_waits(self, connection: Connection, *, lock: float, statement: float) -> None:
         """The busy time-out bounds the only wait there is."""
 
-    def begin_task(self, connection: Connection, *, idle: float) -> None:
+    def begin_task(self, connection: Connection, *, idle: float) -> None:  # noqa: ARG002
         """BEGIN IMMEDIATE; a worker runs one transactional task at a time."""
         self.begin(connection)
 
@@ -180,7 +195,9 @@ class SQLite(StoreDialect):
             reply.lost = self._record(connection, worker, succeeded)
         if limit and queues and reply.alive:
             named = {f"queue{n}": queue for n, queue in enumerate(queues)}
-            rows = connection.execute(self.claim(len(queues)), {"worker": worker, "limit": limit, **named}).all()
+            rows = connection.execute(
+                self.claim(len(queues)), {"worker": worker, "limit": limit, **named}
+            ).all()
             claimed = [_claimed(row) for row in rows]
             ended = self._ended(connection, [job.id for job in claimed])
             reply.claimed = [job for job in claimed if job.id not in ended]
@@ -194,13 +211,16 @@ class SQLite(StoreDialect):
 
     def _record(self, connection: Connection, worker: str, succeeded: Sequence[Succeeded]) -> set[UUID]:
         done = json.dumps([(str(s.id), s.claim, _stamp(s.started_at)) for s in succeeded])
-        connection.execute(self.record, {"worker": worker, "done": done})
+        written = {
+            UUID(row.job_id) for row in connection.execute(self.record, {"worker": worker, "done": done})
+        }
         accepted = {UUID(row.id) for row in connection.execute(self.remove, {"worker": worker, "done": done})}
         executions = self.tables.executions
         for s in succeeded:
-            if s.result is not None and s.id in accepted:
-                mine = (executions.c.job_id == s.id, executions.c.claim == s.claim)
-                connection.execute(executions.update().where(*mine).values(result=s.result))
+            if s.result is not None and s.id in written:  # a row that was there before never changes
+                connection.execute(
+                    executions.update().where(executions.c.job_id == s.id).values(result=s.result)
+                )
         refused = [s for s in succeeded if s.id not in accepted]
         recorded = self._ended(connection, [s.id for s in refused])
         return {s.id for s in refused if recorded.get(s.id) != s.claim}
@@ -222,7 +242,9 @@ class SQLite(StoreDialect):
             )
         if "no such table" in words or "no such column" in words:
             return SchemaError("Duly's tables are not there: run `duly migrate`")
-        if any(sign in words for sign in ("unable to open", "disk", "readonly", "not a database", "malformed")):
+        if any(
+            sign in words for sign in ("unable to open", "disk", "readonly", "not a database", "malformed")
+        ):
             return unavailable(error, "see that the file's folder exists, is writable and has room")
         return None
 
@@ -250,7 +272,9 @@ class SQLite(StoreDialect):
     def dead_workers(self, connection: Connection, lease: timedelta, judge: str) -> list[str]:  # noqa: ARG002
         """Those whose lock can be had: their process is gone. No lease has to pass."""
         workers = self.tables.workers
-        dead = [name for name in connection.scalars(select(workers.c.id)) if name != judge and self._is_dead(name)]
+        dead = [
+            name for name in connection.scalars(select(workers.c.id)) if name != judge and self._is_dead(name)
+        ]
         if dead:
             connection.execute(delete(workers).where(workers.c.id.in_(dead)))
         return dead
@@ -306,7 +330,20 @@ def _moment(stamp: str) -> datetime:
 
 
 def _claimed(row: Any) -> ClaimedJob:
-    identity, origin, task, queue, priority, claim, attempt, rescues, run_at, expires_at, enqueued_at, *rest = row
+    (
+        identity,
+        origin,
+        task,
+        queue,
+        priority,
+        claim,
+        attempt,
+        rescues,
+        run_at,
+        expires_at,
+        enqueued_at,
+        *rest,
+    ) = row
     return ClaimedJob(
         UUID(identity), UUID(origin), task, queue, priority, claim, attempt, rescues,
         _moment(run_at), _moment(expires_at), _moment(enqueued_at), *rest,
