@@ -26,8 +26,11 @@ def count_ledger(unsold: JobHandle[None]) -> Ledger:
     )
 
 
-def count_world(sink: Sink) -> World:
-    """What the mail server took, the rows in the shop's table, and the pictures on the disk."""
+def count_world(sink: Sink, *, killed: int | None, exit_code: int) -> World:
+    """What the mail server took, the rows in the shop's table, and the pictures on the disk.
+
+    *killed* and *exit_code* are what was seen of the processes.
+    """
     with Session(engine) as session:
         rows, different = session.execute(
             select(func.count(), func.count(distinct(Airport.icao))).select_from(Airport)
@@ -39,6 +42,8 @@ def count_world(sink: Sink) -> World:
         rows=rows,
         different_rows=different,
         thumbnails=pictures,
+        killed=killed,
+        exit_code=exit_code,
     )
 
 

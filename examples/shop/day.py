@@ -127,23 +127,23 @@ class Day:
         )
         return _confirmation(customer, item), handle
 
-    def work(self, workers: Workers, sink: Sink) -> None:
-        """All jobs are worked off. Half-way a worker is killed, at the worst moment there is."""
-        deadline, killed = time.monotonic() + LONGEST_DAY, False
+    def work(self, workers: Workers, sink: Sink) -> int | None:
+        """All jobs are worked off. Half-way a worker is killed, at the worst moment there is; its process."""
+        deadline, killed = time.monotonic() + LONGEST_DAY, None
         with DayProgress(self._console, self._jobs) as progress:
             while (ended := sum(jobs.manage.overview().outcomes.values())) < self._jobs:
                 progress.show(ended, f"{len(sink.received)} mails delivered")
-                if sink.held and not killed:
-                    self._kill(workers, sink.held)
+                if sink.held and killed is None:
+                    killed = self._kill(workers, sink.held)
                     sink.release()
-                    killed = True
                 if workers.exit_code is not None or time.monotonic() > deadline:
-                    return  # the count will say what is missing
+                    break  # the count will say what is missing
                 time.sleep(LOOK_EVERY)
             progress.show(ended, f"{len(sink.received)} mails delivered")
+        return killed
 
-    def evening(self, workers: Workers) -> None:
-        """The workers go home."""
+    def evening(self, workers: Workers) -> int:
+        """The workers go home; the supervisor's exit code."""
         began = time.monotonic()
         try:
             code = workers.stop()
@@ -151,6 +151,7 @@ class Day:
             raise ShopError("The supervisor does not stop.") from None
         took = time.monotonic() - began
         self._say("The supervisor is asked to stop.", f"All are gone after {took:.1f} s, exit code {code}.")
+        return code
 
     def due(self, late: Delivery, unsold: Delivery) -> Due:
         """What must have happened by now, and the two mails that must not."""
@@ -169,7 +170,7 @@ class Day:
         session.flush()
         return confirm_order.using(session=session).enqueue(order.id)
 
-    def _kill(self, workers: Workers, mail: Receipt) -> None:
+    def _kill(self, workers: Workers, mail: Receipt) -> int:
         if mail.process not in [worker.pid for worker in jobs.manage.workers()]:
             raise ShopError(f"Process {mail.process} sends mails, but is not one of the workers.")
         workers.kill(mail.process)
@@ -178,6 +179,7 @@ class Day:
             f"the server has just taken its mail to {mail.to}, and the worker has not heard so yet. "
             "Its jobs are rescued, and a new worker takes its place.",
         )
+        return mail.process
 
     def _say(self, headline: str, more: str) -> None:
         self._scene += 1

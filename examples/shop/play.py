@@ -62,6 +62,7 @@ def live(day: Day) -> tuple[Due, Ledger, World]:
             day.shift(workers)
             day.orders()
             unsold, handle = day.declined_order()
-            day.work(workers, sink)
-            day.evening(workers)
-        return day.due(late, unsold), count_ledger(handle), count_world(sink)
+            killed = day.work(workers, sink)
+            exit_code = day.evening(workers)
+        world = count_world(sink, killed=killed, exit_code=exit_code)
+        return day.due(late, unsold), count_ledger(handle), world

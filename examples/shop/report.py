@@ -48,13 +48,18 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What is seen from outside: by the mail server, in the shop's own table, on the disk."""
+    """What is seen from outside: by the mail server, in the shop's own table, on the disk, by who kills and stops.
+
+    *killed* is the process that was killed, *exit_code* what the supervisor returned at the end.
+    """
 
     mails: tuple[Receipt, ...]
     refused: int
     rows: int
     different_rows: int
     thumbnails: int
+    killed: int | None
+    exit_code: int
 
     @property
     def deliveries(self) -> Counter[Delivery]:
@@ -102,8 +107,8 @@ def show(console: Console, due: Due, ledger: Ledger, world: World) -> bool:
     """Print the comparison, and what was mailed twice. False when a figure is not what was due."""
     inside, outside = compare(due, ledger, world)
     console.print("", _table(inside, outside), "", sep="\n")
-    for mails in world.repeats:
-        console.print(_repeat(mails))
+    for repeat in _repeats(world):
+        console.print(repeat)
     wrong = [line for line in (*inside, *outside) if not line.agrees]
     for line in wrong:
         console.print(f"[bold red]✗ {line.figure}: due {line.due}, seen {line.seen:,}")
@@ -124,12 +129,12 @@ def _table(ledger: list[Line], world: list[Line]) -> Table:
     return result
 
 
-def _repeat(mails: list[Receipt]) -> str:
-    first, *_, last = mails
-    return (
-        f"The mail to {first.to} came {len(mails)} times: from process {first.process}, which was killed, "
-        f"and from process {last.process}. Message-ID {first.message_id} each time: it counts once."
-    )
+def _repeats(world: World) -> Iterator[str]:
+    if world.repeats:
+        yield "These mails came more than once, each with one Message-ID, so each counts once:"
+    for mails in world.repeats:
+        senders = ", ".join(f"{m.process}{' (killed)' if m.process == world.killed else ''}" for m in mails)
+        yield f"   {mails[0].to}, from processes {senders}\n   {mails[0].message_id}"
 
 
 def _ledger(due: Due, ledger: Ledger, world: World) -> Iterator[Line]:
@@ -150,12 +155,15 @@ def _world(due: Due, ledger: Ledger, world: World) -> Iterator[Line]:
     came = world.deliveries
     yield _exactly("different mails received", len(due.mails), came.total())
     yield _exactly("… those that were due, each once", len(due.mails), sum(came[d] == 1 for d in due.mails))
-    yield Line("… that came again after the kill", 1, max(1, ledger.rescued), len(world.repeats))
+    kill = sum(mails[0].process == world.killed for mails in world.repeats)
+    yield Line("… that came again because of the kill", 1, max(1, ledger.rescued), kill)
+    yield _exactly("… that came again for no reason", 0, len(world.repeats) - kill)
     yield _exactly("mails about the flash sale that was over", 0, came[due.late])
     yield _exactly("mails about the order that was rolled back", 0, came[due.unsold])
     yield _exactly("rows imported, of those in the file", due.rows, world.rows)
     yield _exactly("… that differ from one another", due.rows, world.different_rows)
     yield _exactly("thumbnails on disk, whole", due.thumbnails, world.thumbnails)
+    yield _exactly("exit code of the supervisor", 0, world.exit_code)
 
 
 def _exactly(figure: str, due: int, seen: int) -> Line:

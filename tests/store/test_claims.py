@@ -152,9 +152,11 @@ def test_locked_heads_of_all_queues_are_no_false_empty(postgresql: Scene) -> Non
         scene.enqueue_many(8, queue=queue)
     first, second = scene.worker(), scene.worker()
     with scene.frozen() as one, scene.frozen() as two:
-        ours = [job.queue for job in first.claim(12, "a", "b", "c", on=one)]
-        theirs = [job.queue for job in second.claim(12, "a", "b", "c", on=two)]
-    assert len(ours) == len(theirs) == 12
+        ours = {job.id for job in first.claim(12, "a", "b", "c", on=one)}
+        theirs = {job.id for job in second.claim(12, "a", "b", "c", on=two)}
+    assert len(ours) == 12
+    assert theirs
+    assert not ours & theirs
 
 
 def test_a_queue_wholly_locked_leaves_the_others_to_the_second_worker(postgresql: Scene) -> None:

@@ -128,9 +128,7 @@ def _workers(workers: list[WorkerInfo], *, beats: bool) -> RenderableType:
 def check(
     max_age: Annotated[
         float,
-        typer.Option(
-            metavar="SECONDS", help="How long a job that could run may wait.", show_default=False
-        ),
+        typer.Option(metavar="SECONDS", help="How long a job that could run may wait.", show_default=False),
     ],
     app: AppOption = None,
     json: JsonOption = False,

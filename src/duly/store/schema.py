@@ -28,7 +28,6 @@ from sqlalchemy import (
     Uuid,
     text,
 )
-from sqlalchemy.types import TypeEngine
 
 from duly.model.names import LONGEST_NAME
 
@@ -44,7 +43,7 @@ class Id(TypeDecorator[UUID]):
 
     def load_dialect_impl(self, dialect: Dialect) -> Any:
         """PostgreSQL has a type for it."""
-        native: TypeEngine[Any] = Uuid() if dialect.name == "postgresql" else String(36)
+        native: Any = Uuid() if dialect.name == "postgresql" else String(36)
         return dialect.type_descriptor(native)
 
     def process_bind_param(self, value: UUID | None, dialect: Dialect) -> Any:

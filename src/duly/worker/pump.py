@@ -322,12 +322,18 @@ class Pump:
                     self._join(connection)
                 self._reconcile(connection)
             if self.membership.may_judge():
-                with self._transaction() as connection:
-                    self._rescue.look(connection, self.membership.id)
+                self._look_after_the_dead()
         if now >= self._upkeep.due and not self._draining:
             with self._transaction() as connection:
                 return self._upkeep.look(connection)
         return False
+
+    def _look_after_the_dead(self) -> None:
+        """Offer their jobs again, a batch a transaction; what is locked is left for the next beat."""
+        while True:
+            with self._transaction() as connection:
+                if not self._rescue.look(connection, self.membership.id):
+                    return
 
     def _recover(self) -> None:
         """After an exchange whose reply was lost: are we still a member, and what do the rows say we hold?"""

@@ -236,8 +236,9 @@ class Supervisor:
 
     def _offer_due(self) -> None:
         now = self._clock.monotonic()
-        due = list(dict.fromkeys(worker for at, worker in self._offers if at <= now))
-        self._offers = [(at, worker) for at, worker in self._offers if at > now]
+        leaving = bool(self._stops) and not self._children  # what a late commit leaves, others will rescue
+        due = list(dict.fromkeys(worker for at, worker in self._offers if at <= now or leaving))
+        self._offers = [] if leaving else [(at, worker) for at, worker in self._offers if at > now]
         if not due:
             return
         try:
@@ -247,8 +248,6 @@ class Supervisor:
                 self._offers += [(now + 1.0, worker) for worker in due]
         finally:
             self._home.store.disconnect()
-        if self._stops and not self._children:
-            self._offers.clear()  # another worker's rescue takes what a late commit leaves
 
     def _offer_again(self, workers: list[str]) -> None:
         store, count = self._home.store, 0

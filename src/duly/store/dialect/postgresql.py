@@ -80,6 +80,15 @@ heads AS MATERIALIZED (
     ) AS mine
 )"""
 
+# When others hold all those heads, their quotas are spent on locked rows though other queues have free ones. So
+# an empty answer is followed by a look behind: queue by queue, in no order among them, until there are enough.
+_PICK_BEHIND = """
+picked AS (
+    SELECT mine.id FROM unnest(CAST(:queues AS text[])) AS q(queue) CROSS JOIN LATERAL (
+        SELECT id FROM {jobs} WHERE queue = q.queue AND {free} {best} LIMIT :limit FOR UPDATE SKIP LOCKED
+    ) AS mine LIMIT :limit
+)"""
+
 # `id = ANY(ARRAY(…))` keeps an index scan where a join turns into a sequential one (161,000 against
 # 104,000 a second). A worker whose own row is gone is given nothing.
 _CLAIM = """
@@ -135,6 +144,7 @@ class PostgreSQL(StoreDialect):
         }
         self.exchange_one = self._sql(f"WITH {_SELF}, {_RECORD}, {_PICK_ONE}, {_CLAIM}")
         self.exchange_several = self._sql(f"WITH {_SELF}, {_RECORD}, {_PICK_SEVERAL}, {_CLAIM}")
+        self.exchange_behind = self._sql(f"WITH {_SELF}, {_RECORD}, {_PICK_BEHIND}, {_CLAIM}")
         self._waiting_queues = self._sql(_WAITING_QUEUES)
         self._copy = f"COPY {self._words['jobs']} ({', '.join(_COPIED)}) FROM STDIN (FORMAT BINARY)"
 
@@ -182,7 +192,7 @@ class PostgreSQL(StoreDialect):
         try:
             with connection.begin_nested():
                 driver = connection.connection.driver_connection
-                if type(driver).__module__ == "psycopg":
+                if _speaks_copy(driver):
                     self._copy_in(driver, jobs)
                 else:
                     connection.execute(self.tables.jobs.insert(), [job_row(job) for job in jobs])
@@ -299,6 +309,11 @@ _SET_WAITS = text(
 )
 _LOCK_SCHEMA = text("SELECT pg_advisory_xact_lock(hashtextextended(:lock, 0))")
 _SET_IDLE = text("SELECT set_config('idle_in_transaction_session_timeout', :idle, true)")
+
+
+def _speaks_copy(driver: object) -> bool:
+    """Whether it is psycopg's sync connection; async callers' COPY would have to be awaited."""
+    return any((c.__module__, c.__qualname__) == ("psycopg", "Connection") for c in type(driver).__mro__)
 
 
 def _array(items: Iterable[str]) -> str:

@@ -59,6 +59,13 @@ SELECT id, priority, run_at FROM {jobs}
 WHERE state = 'available' AND queue = :queue{n} AND run_at <= {clock} AND expires_at > {clock}
 ORDER BY priority, run_at, id LIMIT :limit"""
 
+# SQLite merges 500 selections at the most. Beyond MOST_MERGED queues it reads and sorts all that is available.
+MOST_MERGED = 100
+_BEST_OF_MANY = """
+SELECT id, priority, run_at FROM {jobs}
+WHERE state = 'available' AND queue IN (SELECT value FROM json_each(:queues))
+AND run_at <= {clock} AND expires_at > {clock}"""
+
 _CLAIM = """
 UPDATE {jobs} SET state = 'running', claim = claim + 1, worker = :worker
 WHERE id IN (SELECT id FROM ({heads}) ORDER BY priority, run_at, id LIMIT :limit)
@@ -107,7 +114,10 @@ class SQLite(StoreDialect):
 
     def claim(self, queues: int) -> TextClause:
         """The claim over so many queues: the best of each, and of these the best."""
-        if queues not in self._claims:
+        queues = min(queues, MOST_MERGED + 1)
+        if queues > MOST_MERGED and queues not in self._claims:
+            self._claims[queues] = self._sql(_CLAIM, heads=_BEST_OF_MANY.format(**self._words))
+        elif queues not in self._claims:
             heads = [_BEST_OF.format(**self._words, n=n) for n in range(queues)]
             merged = " UNION ALL ".join(f"SELECT * FROM ({head})" for head in heads)  # noqa: S608 - our own words
             self._claims[queues] = self._sql(_CLAIM, heads=merged)
@@ -194,9 +204,12 @@ class SQLite(StoreDialect):
         if succeeded:
             reply.lost = self._record(connection, worker, succeeded)
         if limit and queues and reply.alive:
-            named = {f"queue{n}": queue for n, queue in enumerate(queues)}
+            names = list(dict.fromkeys(queues))
+            named = {f"queue{n}": queue for n, queue in enumerate(names)}
+            if len(names) > MOST_MERGED:
+                named = {"queues": json.dumps(names)}
             rows = connection.execute(
-                self.claim(len(queues)), {"worker": worker, "limit": limit, **named}
+                self.claim(len(names)), {"worker": worker, "limit": limit, **named}
             ).all()
             claimed = [_claimed(row) for row in rows]
             ended = self._ended(connection, [job.id for job in claimed])
