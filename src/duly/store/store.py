@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine, inspect, select
-from sqlalchemy.exc import DBAPIError, StatementError, UnboundExecutionError
+from sqlalchemy.exc import DBAPIError, UnboundExecutionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
@@ -115,9 +115,6 @@ class Store:
             raise DatabaseUnavailable(
                 "no connection was free in the engine's pool; make the pool larger"
             ) from error
-        except StatementError as error:
-            # A driver's error outside of a statement (a lost connection in COPY, say) comes bare.
-            raise DatabaseUnavailable(f"the connection was lost ({type(error.orig).__name__})") from error
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:

@@ -36,6 +36,7 @@ CLOCK = "(SELECT clock_timestamp())"
 
 BUSY = {"55P03", "40P01", "40001", "57014"}  # lock not available, deadlock, serialization, statement time-out
 MISSING = {"42P01", "3F000"}  # table, schema
+GONE = ("08", "53", "57P", "25P03")  # connection, resources, shutdown, idle in transaction for too long
 NO_SAVEPOINT = {"3B001", "25P01"}  # no such savepoint, no transaction
 
 _RECORD = """
@@ -266,7 +267,7 @@ class PostgreSQL(StoreDialect):
     def translate(self, error: DBAPIError) -> DulyError | None:
         """By SQLSTATE."""
         state = _state(error)
-        if error.connection_invalidated or (state or "").startswith(("08", "57P")):
+        if error.connection_invalidated or (state or "").startswith(GONE):
             return unavailable(error)
         if state in BUSY:
             return DatabaseBusy(
