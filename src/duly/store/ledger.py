@@ -121,7 +121,10 @@ class Ledger:
         return row[0], row[1]
 
     def queues(self, connection: Connection) -> Sequence[Any]:
-        """Per queue: waiting and running jobs, and the age of the oldest that could run (by the database's clock)."""
+        """Per queue: waiting and running jobs, when the first of them was or is due, and the database's time.
+
+        A scheduled job that is past due counts as waiting: with no worker alive nobody promotes it.
+        """
         jobs = self.tables.jobs.c
         available = jobs.state == "available"
         return connection.execute(
@@ -130,7 +133,7 @@ class Ledger:
                 func.count().filter(jobs.state == "scheduled").label("scheduled"),
                 func.count().filter(available).label("available"),
                 func.count().filter(jobs.state.in_(("running", "suspect"))).label("running"),
-                func.min(jobs.run_at).filter(available).label("oldest"),
+                func.min(jobs.run_at).filter(jobs.state.in_(("available", "scheduled"))).label("first"),
                 func.max(self.dialect.clock).label("now"),
             )
             .group_by(jobs.queue)

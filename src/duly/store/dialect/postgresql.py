@@ -230,7 +230,7 @@ class PostgreSQL(StoreDialect):
         queues: Sequence[str],
         limit: int,
     ) -> Exchanged:
-        """One statement; a second only where an outcome met no row, or a row had ended before."""
+        """One statement; a second where an outcome met no row, a row had ended before, or several queues gave none."""
         several = len(queues) != 1
         rows = connection.execute(
             self.exchange_several if several else self.exchange_one,
@@ -249,6 +249,10 @@ class PostgreSQL(StoreDialect):
         reply = Exchanged(alive=rows[0].alive)
         if rows[0].accepted < len(succeeded):
             reply.lost = self._not_recorded(connection, succeeded)
+        if several and queues and limit and reply.alive and rows[0].id is None:
+            nothing = {"ids": "{}", "claims": "{}", "started": "{}", "results": None}
+            named = {"worker": worker, "queues": list(queues), "limit": limit}
+            rows = connection.execute(self.exchange_behind, nothing | named).all()
         for _, _, *columns, replayed in rows:
             if columns[0] is not None:
                 (reply.replayed if replayed else reply.claimed).append(ClaimedJob(*columns))
