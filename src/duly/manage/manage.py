@@ -111,7 +111,11 @@ class Manage:
             rows = store.ledger.queues(connection)
         return [
             Queue(
-                r.queue, r.scheduled, r.available, r.running, None if r.oldest is None else r.now - r.oldest
+                r.queue,
+                r.scheduled,
+                r.available,
+                r.running,
+                None if r.first is None or r.first > r.now else r.now - r.first,
             )
             for r in rows
         ]
@@ -198,12 +202,14 @@ class Manage:
         """
         status = self.job(job)
         fresh = self._retry_of(status)
+        handle: JobHandle[Any] = JobHandle(fresh.id, self._home.desk)
+        if self._home.desk.look(fresh.id) is not None:
+            return handle
         store = self._home.store
         with store.writing() as connection:
-            stored = store.jobs.insert_again(connection, [fresh])
-            if stored.get(fresh.id, (b"", None))[0] == fresh.digest:
-                store.jobs.audit(connection, actor, "retried", [job], f"as {fresh.id}")
-        return JobHandle(fresh.id, self._home.desk)
+            store.jobs.insert_again(connection, [fresh])  # two clicks at once still make one job
+            store.jobs.audit(connection, actor, "retried", [job], f"as {fresh.id}")
+        return handle
 
     def _retry_of(self, status: JobStatus) -> NewJob:
         if status.outcome is None:
