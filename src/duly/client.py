@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from duly.envelope.arguments import Limits, SealedOptions
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from duly.task.task import Task
 
 R = TypeVar("R")
+
+# Beyond these an instant may be another year, 0 or 10000, in the server's time zone: its driver could not read it,
+# and one such row would fail every claim of its queue.
+_EARLIEST, _LATEST = datetime(1000, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 TRIES = 3
 """How often an enqueue of our own is sent when its reply was lost. The id makes it one job."""
@@ -266,6 +270,10 @@ def _times(options: Options, now: datetime, task: str) -> tuple[datetime, dateti
         expires_at = expires if isinstance(expires, datetime) else max(run_at, now) + expires
     except OverflowError:
         raise InvalidOptions(f"{task}: run_at or expires_at is out of bounds") from None
+    if run_at < _EARLIEST or max(run_at, expires_at) > _LATEST:
+        raise InvalidOptions(
+            f"{task}: run_at or expires_at is out of bounds (years {_EARLIEST:%Y} to {_LATEST:%Y})"
+        )
     if expires_at <= now:
         raise InvalidOptions(
             f"{task}: expires_at is past already ({expires_at.isoformat()}); it could never run"

@@ -130,9 +130,19 @@ def _keyring(value: object) -> Keyring:
     return value if isinstance(value, Keyring) else Keyring.parse(_text(value))
 
 
+def _number(kind: type[int] | type[float], value: object) -> object:
+    """A number out of the environment's text; what is none is left for the check to name."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return kind(value)
+    except ValueError:
+        return value
+
+
 def _whole(low: int, high: int) -> Callable[[object], int]:
     def check(value: object) -> int:
-        number = int(value) if isinstance(value, str) else value
+        number = _number(int, value)
         if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= high:
             raise ValueError(f"must be a whole number from {low} to {high}, not {value!r}")
         return number
@@ -142,7 +152,7 @@ def _whole(low: int, high: int) -> Callable[[object], int]:
 
 def _seconds(low: float, high: float) -> Callable[[object], float]:
     def check(value: object) -> float:
-        number = float(value) if isinstance(value, str) else value
+        number = _number(float, value)
         if isinstance(number, bool) or not isinstance(number, int | float) or not low <= number <= high:
             raise ValueError(f"must be a number of seconds from {low:g} to {high:g}, not {value!r}")
         return float(number)

@@ -14,7 +14,6 @@ from duly.cli.actor import actor
 from duly.cli.exits import DONE, NO, Refused, Usage
 from duly.cli.locate import opened
 from duly.cli.options import FLAG, AppOption, JsonOption, add
-from duly.model.options import seconds
 from duly.model.states import Outcome, State
 from duly.observe.durations import duration
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from duly.app import Duly
     from duly.manage.manage import Overview, Queue, WorkerInfo
 
+_LONGEST = 10**9
 _BAD = {Outcome.FAILED, Outcome.REJECTED, Outcome.UNCERTAIN}
 
 
@@ -151,13 +151,9 @@ def check(
 
 
 def _bound(max_age: float) -> timedelta:
-    try:
-        bound = seconds("--max-age", max_age)
-    except ValueError as fault:
-        raise Usage(str(fault)) from None
-    if bound < timedelta(0):
-        raise Usage(f"--max-age is a number of seconds, not less than 0: {max_age:g}")
-    return bound
+    if not 0 <= max_age <= _LONGEST:
+        raise Usage(f"--max-age must be a number of seconds from 0 to {_LONGEST}, not {max_age:g}")
+    return timedelta(seconds=max_age)
 
 
 def _verdict(oldest: Queue | None, waited: timedelta, bound: timedelta, *, late: bool) -> str:

@@ -10,7 +10,6 @@ from duly.errors import SettingsError
 
 _DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg", "sqlite": "sqlite"}
 _ASYNC_DRIVERS = {"asyncpg", "aiosqlite", "psycopg_async"}
-_EXTRAS = {"postgresql": "duly[postgresql]"}
 
 
 def make_engine(database: str, *, pool_size: int = 5) -> Engine:
@@ -20,8 +19,7 @@ def make_engine(database: str, *, pool_size: int = 5) -> Engine:
     try:
         return create_engine(url, **options)
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get(url.get_backend_name(), "the driver")
-        raise SettingsError(f"the driver {error.name} is not installed: pip install '{extra}'") from None
+        raise _missing(error.name, url.get_backend_name()) from None
 
 
 def read_url(database: str) -> URL:
@@ -33,16 +31,20 @@ def read_url(database: str) -> URL:
         )
     try:
         url = make_url(f"{_DRIVERS.get(scheme, scheme)}://{rest}")
-        backend, driver = url.get_backend_name(), url.get_driver_name()
+    except (ArgumentError, ValueError):
+        raise SettingsError(f"the database URL that begins with {scheme[:40]!r} cannot be read") from None
+    backend = url.get_backend_name()
+    if backend not in _DRIVERS:
+        raise SettingsError(
+            f"Duly runs on SQLite and PostgreSQL, not on {backend[:40]!r}: write sqlite:///… or postgresql://…"
+        )
+    try:
+        driver = url.get_driver_name()
         url.get_dialect()
-    except (ArgumentError, NoSuchModuleError, ValueError):
-        raise SettingsError(
-            f"the database URL begins with {scheme[:40]!r}, which is not known: write sqlite:///… or postgresql://…"
-        ) from None
+    except NoSuchModuleError:
+        raise SettingsError(f"SQLAlchemy knows no {scheme[:40]!r}; write {_DRIVERS[backend]}://…") from None
     except ModuleNotFoundError as error:
-        raise SettingsError(
-            f"the driver {error.name} is not installed: pip install '{_extra(scheme)}'"
-        ) from None
+        raise _missing(error.name, backend) from None
     if driver in _ASYNC_DRIVERS:
         raise SettingsError(
             f"{scheme} is an async driver: the worker needs a sync one (write {_DRIVERS[backend]}://…), and "
@@ -55,8 +57,9 @@ def read_url(database: str) -> URL:
     return url
 
 
-def _extra(scheme: str) -> str:
-    return _EXTRAS.get(scheme.partition("+")[0], scheme)
+def _missing(module: str | None, backend: str) -> SettingsError:
+    extra = f"duly[{backend}]"
+    return SettingsError(f"the driver {module} is not installed: pip install '{extra}'")
 
 
 def _shown(database: str) -> str:

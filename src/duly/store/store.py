@@ -170,11 +170,6 @@ class Store:
                 "the session given is on another database than the queue: the job could not commit with it; "
                 "leave session= out, or give a session on the queue's database"
             )
-        if connection.in_nested_transaction() and self.dialect.name == "sqlite":
-            raise WrongDatabase(
-                "this engine's first enqueue must not be inside a savepoint on SQLite (sqlite3 begins no "
-                "transaction before one): give this engine to Duly(engine), or enqueue before the savepoint"
-            )
         self.adopt(connection.engine)
 
     def owns(self, session: Any) -> bool:

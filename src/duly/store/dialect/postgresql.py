@@ -35,7 +35,7 @@ from duly.store.schema import Tables
 CLOCK = "(SELECT clock_timestamp())"
 
 BUSY = {"55P03", "40P01", "40001", "57014"}  # lock not available, deadlock, serialization, statement time-out
-MISSING = {"42P01", "3F000"}  # table, schema
+MISSING = {"42P01", "42703", "3F000"}  # table, column, schema
 GONE = ("08", "53", "57P", "25P03")  # connection, resources, shutdown, idle in transaction for too long
 NO_SAVEPOINT = {"3B001", "25P01"}  # no such savepoint, no transaction
 
@@ -241,7 +241,9 @@ class PostgreSQL(StoreDialect):
                 "claims": _array(str(s.claim) for s in succeeded),
                 "started": _array(repr(s.started_at.timestamp()) for s in succeeded),
                 # None pads with NULL: results are kept by the few.
-                "results": [s.result for s in succeeded] if any(s.result for s in succeeded) else None,
+                "results": [s.result for s in succeeded]
+                if any(s.result is not None for s in succeeded)
+                else None,
                 "limit": limit,
                 **({"queues": list(queues)} if several else {"queue": queues[0]}),
             },

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import sqlite3
+import weakref
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from sqlalchemy import (
     Select,
     Table,
     TextClause,
+    Transaction,
     delete,
     event,
     literal_column,
@@ -29,7 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from duly.errors import DatabaseBusy, DulyError, SchemaError, SettingsError
+from duly.errors import DatabaseBusy, DulyError, SchemaError, SettingsError, WrongDatabase
 from duly.model.job import ClaimedJob, NewJob
 from duly.model.report import Succeeded
 from duly.store.dialect.base import CLAIMED, ENDED, Exchanged, StoreDialect, job_row, unavailable
@@ -139,20 +141,28 @@ class SQLite(StoreDialect):
                 "name a file, e.g. sqlite:///jobs.db"
             )
         self._folder = Path(f"{file}.duly")
+        _step_out(connection)
         connection.exec_driver_sql("PRAGMA journal_mode = WAL")
 
     def begin(self, connection: Connection) -> None:
         """BEGIN IMMEDIATE: a deferred transaction that upgrades fails at once, again and again."""
+        _step_out(connection)
         if not connection.info.get("duly_prepared"):
             connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
             connection.exec_driver_sql("PRAGMA synchronous = FULL")
             connection.info["duly_prepared"] = True
-        if _driver(connection).in_transaction:  # the application's engine begins by itself, deferred
-            connection.exec_driver_sql("ROLLBACK")
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     def join(self, connection: Connection) -> None:
-        """See that a transaction is open before anything is written into the caller's one."""
+        """See that a transaction is open before anything is written into the caller's one.
+
+        ``WrongDatabase`` inside a savepoint that was there before Duly knew the engine (see ``adopt``).
+        """
+        if connection.in_nested_transaction() and connection.get_transaction() not in _REAL_SAVEPOINTS:
+            raise WrongDatabase(
+                "this engine's first enqueue must not be inside a savepoint on SQLite (sqlite3 begins no "
+                "transaction before one): enqueue before the savepoint, or open the app before it (app.store)"
+            )
         if not _driver(connection).in_transaction:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
@@ -325,9 +335,29 @@ class SQLite(StoreDialect):
 _CLOCK: ColumnElement[datetime] = literal_column(CLOCK, Instant)
 
 
+_REAL_SAVEPOINTS: weakref.WeakSet[Transaction] = weakref.WeakSet()
+"""Transactions that were begun in the database before their first savepoint was set."""
+
+
 def _begin_before_savepoint(connection: Connection, name: str | None) -> None:  # noqa: ARG001
+    if connection.in_nested_transaction():
+        return  # what counts is the outermost one
     if not _driver(connection).in_transaction:
         connection.exec_driver_sql("BEGIN")
+    transaction = connection.get_transaction()
+    if transaction is not None:
+        _REAL_SAVEPOINTS.add(transaction)
+
+
+def _step_out(connection: Connection) -> None:
+    """Begin for SQLAlchemy, and undo what the application's engine has thereby begun in the database.
+
+    Pragmas do not work inside of a transaction, and a deferred one is not what we want.
+    """
+    if not connection.in_transaction():
+        connection.begin()
+    if _driver(connection).in_transaction:
+        connection.exec_driver_sql("ROLLBACK")
 
 
 def _driver(connection: Connection) -> Any:

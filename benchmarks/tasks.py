@@ -1,0 +1,39 @@
+"""The tasks of the benchmark, declared on whichever app is asked."""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from duly import Duly
+from duly.task.task import Task
+
+STARTED = struct.Struct("=id")
+"""What ``stamp`` writes into its pipe: the number it was given, and when it started (monotonic seconds)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """An app with its tasks."""
+
+    jobs: Duly
+    nothing: Task[..., Any]
+    stamp: Task[..., Any]
+
+
+def declared(jobs: Duly) -> Bench:
+    """Declare the tasks on *jobs*."""
+
+    @jobs.task(name="bench.nothing")
+    def nothing(number: int) -> None:
+        """Do nothing, as fast as it can be done."""
+
+    @jobs.task(name="bench.stamp")
+    def stamp(number: int, pipe: int) -> None:
+        """Say when it started. The monotonic clock is one for all processes of a machine."""
+        os.write(pipe, STARTED.pack(number, time.monotonic()))
+
+    return Bench(jobs, nothing, stamp)

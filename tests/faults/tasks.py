@@ -1,0 +1,137 @@
+"""The tasks of the fault tests. Every start is written to the journal, every effect to the table ``effects``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from duly import Context, Retry, Tasks, given
+from duly.model.retry import Backoff
+
+duties = Tasks()
+
+EFFECTS = """
+CREATE TABLE effects (
+    job varchar(36) NOT NULL, claim integer NOT NULL, worker varchar(200) NOT NULL, at varchar(40) NOT NULL
+)"""
+
+CLAIM: ContextVar[int] = ContextVar("claim", default=0)
+"""The claim number of the attempt that runs here; ``app.py`` sets it, since tasks are not told theirs."""
+
+SOON = Backoff.fixed(0.1)
+PATIENCE = 60.0
+
+
+# ── what a start and an effect leave behind ───────────────────────────────────────────────────
+
+
+def note_down(event: str, **facts: Any) -> None:
+    """Append a line to the journal, in one write, so that processes do not tear each other's lines."""
+    line = json.dumps({"event": event, "at": time.time(), "pid": os.getpid(), **facts}) + "\n"
+    journal = os.open(os.environ["DULY_TEST_JOURNAL"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(journal, line.encode())
+    finally:
+        os.close(journal)
+
+
+def write_effect(connection: Connection, ctx: Context) -> None:
+    """The effect of a transactional task: a row, with the database's time."""
+    if os.environ.get("DULY_TEST_MUTANT") == "effect-outside":
+        engine = create_engine(os.environ["DULY_DATABASE_URL"])
+        with engine.begin() as other:
+            _insert(other, ctx)
+        engine.dispose()
+    else:
+        _insert(connection, ctx)
+
+
+def _insert(connection: Connection, ctx: Context) -> None:
+    clock = {
+        "postgresql": "to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')",
+        "sqlite": "strftime('%Y-%m-%d %H:%M:%f000', 'now')",
+    }[connection.dialect.name]
+    facts = {"job": str(ctx.job_id), "claim": CLAIM.get(), "worker": ctx.worker}
+    connection.execute(text(f"INSERT INTO effects VALUES (:job, :claim, :worker, {clock})"), facts)
+
+
+def wait_at_gate(name: str) -> None:
+    """Wait until the test opens the gate."""
+    gate = Path(os.environ["DULY_TEST_GATES"], name)
+    until = time.monotonic() + PATIENCE
+    while not gate.exists():
+        if time.monotonic() > until:
+            raise TimeoutError(f"nobody opened the gate {name}")
+        time.sleep(0.01)
+
+
+# ── tasks ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@duties.task(effects="idempotent", retry=SOON)
+def note(n: int) -> None:
+    """Only its start is written down."""
+
+
+@duties.task(effects="transactional", retry=SOON)
+def effect(n: int, pause: float = 0.0, *, ctx: Context = given, session: Session = given) -> int:
+    write_effect(session.connection(), ctx)
+    if pause:
+        time.sleep(pause)
+    return n
+
+
+@duties.task(effects="transactional", retry=SOON)
+async def aeffect(
+    n: int, pause: float = 0.0, *, ctx: Context = given, session: AsyncSession = given
+) -> None:
+    await (await session.connection()).run_sync(write_effect, ctx)
+    await asyncio.sleep(pause)
+
+
+@duties.task(effects="transactional", retry=SOON)
+def second_time_lucky(*, ctx: Context = given, connection: Connection = given) -> None:
+    """Its first attempt writes and fails: what it wrote must be gone."""
+    write_effect(connection, ctx)
+    if ctx.attempt == 1:
+        raise Retry(after=0.05)
+
+
+@duties.task(effects="idempotent", retry=SOON)
+def hold(gate: str) -> None:
+    """Runs until the gate opens."""
+    wait_at_gate(gate)
+
+
+@duties.task(effects="transactional", retry=SOON)
+def effect_at_gate(gate: str, *, ctx: Context = given, session: Session = given) -> None:
+    """Writes, then waits with its transaction open."""
+    write_effect(session.connection(), ctx)
+    note_down("written", job=str(ctx.job_id), worker=ctx.worker)
+    wait_at_gate(gate)
+
+
+@duties.task(effects="idempotent", retry=SOON)
+def terminate_a_program() -> None:
+    """As a task does that runs some tool and has had enough of it."""
+    program = subprocess.Popen([sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
+    assert program.stdout
+    program.stdout.readline()
+    program.terminate()
+    try:
+        note_down("terminated", code=program.wait(5))
+    finally:
+        program.kill()
+        program.wait()
+        program.stdout.close()
