@@ -130,7 +130,7 @@ def _keyring(value: object) -> Keyring:
     return value if isinstance(value, Keyring) else Keyring.parse(_text(value))
 
 
-def _number(kind: type[int] | type[float], value: object) -> object:
+def _number(kind: type[int | float], value: object) -> object:
     """A number out of the environment's text; what is none is left for the check to name."""
     if not isinstance(value, str):
         return value
