@@ -191,9 +191,9 @@ class Duly(Tasks):
 
     def close(self) -> None:
         """Give back all database connections. The app opens itself again with the next use."""
-        store, self._store = self._store, None
-        if store is not None:
-            store.disconnect()
+        self._store = None
+        if self._engine is not None:
+            self._engine.dispose()
 
     # ── jobs ──────────────────────────────────────────────────────────────────────────────────
 

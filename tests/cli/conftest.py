@@ -17,7 +17,7 @@ import pytest
 from duly.cli import main
 from tests.databases import Database
 
-SHOP = '''\
+SHOP = """\
 from sqlalchemy.orm import Session
 
 from duly import Backoff, Duly, Tasks, given
@@ -42,7 +42,7 @@ def charge(order_id: int, *, session: Session = given) -> None: ...
 @jobs.task(max_attempts=2, retry=Backoff.fixed(0.001))
 def breaks(text: str) -> None:
     raise ValueError(f"\\x1b[31mred\\n{text}")
-'''
+"""
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,16 @@ class Shop:
         said = self.capsys.readouterr()
         return Answer(code, said.out, said.err)
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str, stdout: int = subprocess.PIPE, **environment: str
+    ) -> subprocess.Popen[str]:
         """Start a command as a process of its own."""
         return subprocess.Popen(
             [sys.executable, "-m", "duly", *arguments],
             cwd=self.folder,
             env={**os.environ, "COLUMNS": "80", **environment},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -103,6 +105,11 @@ class Shop:
 
         find("shop.tasks:jobs")
         return sys.modules["shop.tasks"]
+
+    def close(self) -> None:
+        """Give back what the application holds in this process."""
+        if tasks := sys.modules.get("shop.tasks"):
+            tasks.jobs.close()
 
     def write(self, name: str, text: str) -> None:
         path = self.folder / name
@@ -137,23 +144,24 @@ def make_shop(
         return made
 
     yield make
-    if tasks := sys.modules.get("shop.tasks"):
-        tasks.jobs.close()
     for name in set(sys.modules) - known:
         if str(getattr(sys.modules[name], "__file__", "") or "").startswith(str(folder)):
             del sys.modules[name]
 
 
 @pytest.fixture
-def shop(make_shop: MakeShop, sqlite_database: Database) -> Shop:
+def shop(make_shop: MakeShop, sqlite_database: Database) -> Iterator[Shop]:
     """The shop on SQLite."""
-    return make_shop(sqlite_database)
+    made = make_shop(sqlite_database)
+    yield made
+    made.close()
 
 
 @pytest.fixture
-def migrated(make_shop: MakeShop, database: Database, monkeypatch: pytest.MonkeyPatch) -> Shop:
+def migrated(make_shop: MakeShop, database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     """The shop on each database, with tables, and named by ``DULY_APP``."""
     made = make_shop(database)
     monkeypatch.setenv("DULY_APP", "shop.tasks:jobs")
     assert made.duly("migrate").code == 0
-    return made
+    yield made
+    made.close()

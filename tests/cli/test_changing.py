@@ -33,7 +33,10 @@ def answer_with(monkeypatch: pytest.MonkeyPatch, answer: str) -> list[str]:
 
 
 def waiting(shop: Shop) -> dict[str, int]:
-    return {queue["name"]: queue["available"] + queue["scheduled"] for queue in shop.duly("status", "--json").json["queues"]}
+    return {
+        queue["name"]: queue["available"] + queue["scheduled"]
+        for queue in shop.duly("status", "--json").json["queues"]
+    }
 
 
 def enqueue_some(shop: Shop) -> None:
@@ -59,7 +62,11 @@ def test_clear_without_a_terminal_needs_yes_and_says_the_number(migrated: Shop) 
     [
         ([], "cancelled 4 waiting jobs", {}),
         (["--queue", "mail"], "cancelled 3 waiting jobs in queue mail", {"money": 1}),
-        (["--task", "shop.tasks.fetch"], "cancelled 1 waiting job of task shop.tasks.fetch", {"mail": 2, "money": 1}),
+        (
+            ["--task", "shop.tasks.fetch"],
+            "cancelled 1 waiting job of task shop.tasks.fetch",
+            {"mail": 2, "money": 1},
+        ),
         (["--queue", "mial"], "cancelled 0 waiting jobs in queue mial", {"mail": 3, "money": 1}),
     ],
 )

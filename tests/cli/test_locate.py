@@ -34,7 +34,9 @@ def test_app_comes_from_pyproject(shop: Shop) -> None:
     assert "shop.tasks.charge" in shop.duly("tasks").out
 
 
-@pytest.mark.parametrize("command", [("status",), ("check", "--max-age", "1"), ("clear", "--yes"), ("migrate",)])
+@pytest.mark.parametrize(
+    "command", [("status",), ("check", "--max-age", "1"), ("clear", "--yes"), ("migrate",)]
+)
 def test_commands_that_need_no_tasks_work_on_the_database_alone(shop: Shop, command: tuple[str, ...]) -> None:
     assert shop.duly(*command).code == 0
 
@@ -56,7 +58,9 @@ def test_looking_makes_no_database_that_nobody_named(shop: Shop, monkeypatch: py
 
 
 def test_included_modules_are_loaded(shop: Shop) -> None:
-    shop.write("shop/more.py", "from duly import Tasks\nmore = Tasks()\n@more.task\ndef extra() -> None: ...\n")
+    shop.write(
+        "shop/more.py", "from duly import Tasks\nmore = Tasks()\n@more.task\ndef extra() -> None: ...\n"
+    )
     shop.write("shop/apps.py", 'from duly import Duly\njobs = Duly(include=["shop.more"])\n')
     assert "shop.more.extra" in shop.duly("tasks", "--app", "shop.apps").out
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import pty
 import re
-import sys
+import termios
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -17,7 +18,11 @@ from tests.cli.conftest import Shop
 
 def silence(shop: Shop) -> None:
     """Let the jobs that wait look as if they had waited for ten minutes."""
-    ago = "now() - interval '10 min'" if shop.database.name == "postgresql" else "datetime('now', '-600 seconds')"
+    ago = (
+        "now() - interval '10 min'"
+        if shop.database.name == "postgresql"
+        else "datetime('now', '-600 seconds')"
+    )
     shop.database.rows(f"UPDATE duly_jobs SET run_at = {ago} WHERE state = 'available'")
 
 
@@ -71,28 +76,28 @@ def test_status_shows_no_password(migrated: Shop, monkeypatch: pytest.MonkeyPatc
         return
     url = re.sub(r"//(\w+)(:\w+)?@", r"//\1:hush@", migrated.url)
     monkeypatch.setenv("DULY_DATABASE_URL", url)
+    monkeypatch.delenv("DULY_APP")
     answer = migrated.duly("status", "--json")
     assert "hush" not in answer.out + answer.err
 
 
-def test_status_on_a_terminal_is_as_wide_as_the_terminal(shop: Shop) -> None:
-    shop.tasks().jobs.task(name="t", queue="a-queue-with-a-name-" * 6)(lambda_like).enqueue()
+def test_status_on_a_terminal_fits_its_width(shop: Shop) -> None:
+    shop.tasks().send_welcome.using(queue="a-queue-with-a-name-" * 6).enqueue(1)
+    shop.close()
     ours, theirs = pty.openpty()
-    terminal = os.fdopen(ours, "rb")
-    stdout = os.dup(1)
-    os.dup2(theirs, 1)
-    try:
-        process = shop.start("status", TERM="xterm")
-    finally:
-        os.dup2(stdout, 1)
-        os.close(stdout)
-    with terminal, process:
+    termios.tcsetwinsize(theirs, (24, 60))
+    with shop.start("status", stdout=theirs, COLUMNS="60", TERM="xterm") as process:
         os.close(theirs)
-        process.communicate(timeout=60)
+        said = b""
+        with suppress(OSError):  # the end of a terminal
+            while part := os.read(ours, 4096):
+                said += part
+    os.close(ours)
     assert process.returncode == 0
-
-
-def lambda_like() -> None: ...
+    assert b"\x1b[" in said
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", said.decode()).splitlines()
+    assert max(map(len, lines)) <= 60
+    assert "a-queue-with-a-name-" * 6 in "".join(line.split(" ")[0] for line in lines)
 
 
 def test_check_is_content_when_nothing_waits(migrated: Shop) -> None:
@@ -122,12 +127,26 @@ def test_check_names_the_queue_that_waits_too_long(migrated: Shop) -> None:
     assert migrated.duly("check", "--max-age", "3600").code == 0
 
 
+def test_check_counts_a_job_that_is_due_and_that_no_worker_has_made_available(migrated: Shop) -> None:
+    migrated.tasks().send_welcome.using(run_in=3600).enqueue(1)
+    ago = (
+        "now() - interval '10 min'"
+        if migrated.database.name == "postgresql"
+        else "datetime('now', '-600 seconds')"
+    )
+    migrated.database.rows(f"UPDATE duly_jobs SET run_at = {ago}")
+    answer = migrated.duly("check", "--max-age", "300")
+    assert (answer.code, "LATE: in queue mail" in answer.out) == (1, True)
+
+
 def test_job_shows_where_it_stands(migrated: Shop) -> None:
     job = migrated.tasks().send_welcome.using(run_in=3600).enqueue(1)
     out = migrated.duly("job", str(job.id)).out
     assert re.search(r"^Task +shop\.tasks\.send_welcome *$", out, re.MULTILINE)
     assert re.search(r"^State +scheduled *$", out, re.MULTILINE)
-    assert re.search(r"^Runs at +\S+ \S+ UTC \(in 1h\)|^Runs at +\S+ \S+ UTC \(in 59m\d+s\)", out, re.MULTILINE)
+    assert re.search(
+        r"^Runs at +\S+ \S+ UTC \(in 1h\)|^Runs at +\S+ \S+ UTC \(in 59m\d+s\)", out, re.MULTILINE
+    )
 
 
 def test_job_shows_what_went_wrong_and_nothing_that_moves_the_cursor(migrated: Shop) -> None:
@@ -169,7 +188,9 @@ def test_a_job_can_be_looked_at_without_the_app(migrated: Shop, monkeypatch: pyt
 
 def test_tasks_lists_queue_effects_kind_and_place(shop: Shop) -> None:
     out = shop.duly("tasks", "--app", "shop.tasks").out
-    assert re.search(r"^shop\.tasks\.charge +money +transactional +sync +shop/tasks\.py:\d+ *$", out, re.MULTILINE)
+    assert re.search(
+        r"^shop\.tasks\.charge +money +transactional +sync +shop/tasks\.py:\d+ *$", out, re.MULTILINE
+    )
     assert re.search(r"^shop\.tasks\.fetch +mail +- +async +shop/tasks\.py:\d+ *$", out, re.MULTILINE)
     told = shop.duly("tasks", "--app", "shop.tasks", "--json").json
     assert [list(one) for one in told] == [["name", "queue", "effects", "kind", "where"]] * 4
@@ -179,7 +200,3 @@ def test_tasks_of_an_app_without_any_says_what_to_do(shop: Shop) -> None:
     shop.write("shop/empty.py", "from duly import Duly\njobs = Duly()\n")
     assert "include=" in shop.duly("tasks", "--app", "shop.empty").out
     assert shop.duly("tasks", "--app", "shop.empty", "--json").json == []
-
-
-def test_python_is_ours() -> None:
-    assert sys.executable

@@ -95,7 +95,7 @@ def prints(path: Path, node: ast.AST) -> bool:
 def makes_code_from_data(path: Path, node: ast.AST) -> bool:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "compile":
         return False  # re.compile, statement.compile
-    return called(node) in CODE_FROM_DATA - ({"import_module"} if room(path) == "app" else set())
+    return called(node) in CODE_FROM_DATA - ({"import_module"} if room(path) in {"app", "cli"} else set())
 
 
 def makes_objects_from_bytes(path: Path, node: ast.AST) -> bool:

@@ -19,17 +19,31 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
 
 from duly.model.ids import new_id
 from duly.model.job import ClaimedJob, NewJob
 from duly.model.report import Ended, PutBack, Released, Report, Succeeded
-from duly.model.states import KEEPS_ENVELOPE, WAITING, Outcome, State
+from duly.model.states import KEEPS_ENVELOPE, Outcome, State
 from duly.store.dialect.base import CLAIMED, ENDED, Exchanged, StoreDialect, job_row
 from duly.store.schema import Tables
 
 BATCH = 500
 """Rows in one statement at the most."""
+
+WAITING_WORDS = ("available", "scheduled")
+"""The waiting states, in the order in which the index on expires_at names them."""
 
 MOST_RESCUES = 10
 """After so many rescues the next one ends the job as failed."""
@@ -89,7 +103,7 @@ class Jobs:
         if late:
             jobs_c = self.tables.jobs.c
             connection.execute(
-                delete(self.tables.jobs).where(jobs_c.id.in_(list(late)), jobs_c.state.in_(_words(WAITING)))
+                delete(self.tables.jobs).where(jobs_c.id.in_(list(late)), _is(jobs_c, *WAITING_WORDS))
             )
         return stored | ended | late
 
@@ -144,7 +158,7 @@ class Jobs:
         jobs = self.tables.jobs
         row = connection.execute(
             update(jobs)
-            .where(jobs.c.id == job, jobs.c.state.in_(_words(WAITING)))
+            .where(jobs.c.id == job, _is(jobs.c, *WAITING_WORDS))
             .values(state=State.RUNNING.value, worker=worker, claim=jobs.c.claim + 1)
             .returning(*(jobs.c[name] for name in CLAIMED))
         ).one_or_none()
@@ -251,10 +265,10 @@ class Jobs:
     def upkeep(self, connection: Connection) -> Upkeep:
         """One look at what is due: two probes of an index end."""
         jobs, clock = self.tables.jobs.c, self.dialect.clock
-        next_run = select(func.min(jobs.run_at)).where(jobs.state == "scheduled").scalar_subquery()
+        next_run = select(func.min(jobs.run_at)).where(_is(jobs, "scheduled")).scalar_subquery()
         next_expiry = (
             select(func.min(jobs.expires_at))
-            .where(jobs.state.in_(("available", "scheduled")))
+            .where(_is(jobs, *WAITING_WORDS))
             .scalar_subquery()
         )
         row = connection.execute(
@@ -272,7 +286,7 @@ class Jobs:
         jobs, clock = self.tables.jobs, self.dialect.clock
         due = (
             select(jobs.c.id)
-            .where(jobs.c.state == "scheduled", jobs.c.run_at <= clock)
+            .where(_is(jobs.c, "scheduled"), jobs.c.run_at <= clock)
             .order_by(jobs.c.run_at)
             .limit(limit)
         )
@@ -286,7 +300,7 @@ class Jobs:
         jobs, clock = self.tables.jobs, self.dialect.clock
         past = (
             select(jobs, clock.label("now"))
-            .where(jobs.c.state.in_(("available", "scheduled")), jobs.c.expires_at <= clock)
+            .where(_is(jobs.c, *WAITING_WORDS), jobs.c.expires_at <= clock)
             .order_by(jobs.c.expires_at)
             .limit(limit)
         )
@@ -308,7 +322,7 @@ class Jobs:
     def held_by(self, connection: Connection, worker: str) -> dict[UUID, int]:
         """The running rows that name *worker*, with their claim numbers: what it should know."""
         jobs = self.tables.jobs.c
-        mine = select(jobs.id, jobs.claim).where(jobs.state == "running", jobs.worker == worker)
+        mine = select(jobs.id, jobs.claim).where(_is(jobs, "running"), jobs.worker == worker)
         return {row.id: row.claim for row in connection.execute(mine)}
 
     def orphaning_workers(self, connection: Connection) -> list[str]:
@@ -320,7 +334,7 @@ class Jobs:
         """
         jobs, workers = self.tables.jobs.c, self.tables.workers.c
         known = select(workers.id).where(workers.id == jobs.worker).exists()
-        return list(connection.scalars(select(jobs.worker).where(jobs.state == "running", ~known).distinct()))
+        return list(connection.scalars(select(jobs.worker).where(_is(jobs, "running"), ~known).distinct()))
 
     def offer_again(
         self, connection: Connection, workers: Sequence[str], limit: int = BATCH
@@ -335,7 +349,7 @@ class Jobs:
         jobs = self.tables.jobs
         theirs = (
             select(jobs, self.dialect.clock.label("now"))
-            .where(jobs.c.state == "running", jobs.c.worker.in_(list(workers)))
+            .where(_is(jobs.c, "running"), jobs.c.worker.in_(list(workers)))
             .limit(limit)
         )
         rows = list(connection.execute(self.dialect.lock_rows(theirs, skip_locked=True)))
@@ -360,7 +374,7 @@ class Jobs:
         """End a waiting job as cancelled; False where it is running, ended or unknown."""
         jobs = self.tables.jobs
         waiting = select(jobs, self.dialect.clock.label("now")).where(
-            jobs.c.id == job, jobs.c.state.in_(_words(WAITING))
+            jobs.c.id == job, _is(jobs.c, *WAITING_WORDS)
         )
         row = connection.execute(self.dialect.lock_rows(waiting)).one_or_none()
         if row is None:
@@ -375,7 +389,7 @@ class Jobs:
     ) -> int:
         """End waiting jobs, of one queue or task or all, as cancelled; how many, at most *limit*."""
         jobs = self.tables.jobs
-        waiting = select(jobs, self.dialect.clock.label("now")).where(jobs.c.state.in_(_words(WAITING)))
+        waiting = select(jobs, self.dialect.clock.label("now")).where(_is(jobs.c, *WAITING_WORDS))
         if queue is not None:
             waiting = waiting.where(jobs.c.queue == queue)
         if task is not None:
@@ -467,8 +481,15 @@ def _text(cause: str) -> str:
     return cause.replace("\0", "").encode(errors="replace").decode()[:500]
 
 
-def _words(states: Iterable[State]) -> list[str]:
-    return [state.value for state in states]
+def _is(columns: Any, *words: str) -> ColumnElement[bool]:
+    """Whether a job is in one of these states, said as the partial indexes say it.
+
+    In words, not parameters: a prepared statement's generic plan, and SQLite, can use a partial index
+    only where its condition stands in the statement.
+    """
+    literals = [literal_column(f"'{State(word).value}'") for word in words]
+    equal: ColumnElement[bool] = columns.state == literals[0] if len(words) == 1 else columns.state.in_(literals)
+    return equal
 
 
 def _parts(ids: Sequence[UUID]) -> Iterable[Sequence[UUID]]:

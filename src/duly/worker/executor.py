@@ -337,7 +337,7 @@ class Executor:
         """A failed attempt: another one follows, unless it was the last."""
         job = attempt.job
         if attempt.number >= (attempt.options.max_attempts or 1):
-            return self._failed(attempt, error, f"{_name(error)} in the last of {attempt.number} attempts")
+            return self._failed(attempt, error, f"{_name(error)} in attempt {attempt.number}, the last")
         after, at = self._wait(attempt, error)
         trouble = self._trouble(attempt, error)
         return PutBack(job.id, job.claim, _name(error), True, after, at, trouble, attempt.started_at)

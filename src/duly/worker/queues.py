@@ -48,8 +48,8 @@ class Selection:
         for pattern in self.patterns:
             if pattern != "*" and not any(fnmatchcase(name, pattern) for name in names):
                 raise SettingsError(
-                    f"queues: no task uses a queue {pattern!r}{hint(pattern, names)}; a queue that only calls "
-                    "name is made known by Duly(queues={…})"
+                    f"queues: no task uses a queue {pattern!r}{hint(pattern, names)} (Duly(queues={{…}}) makes "
+                    "queues known that only calls name)"
                 )
 
     def __str__(self) -> str:

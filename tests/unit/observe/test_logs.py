@@ -25,10 +25,9 @@ def stream() -> Iterator[io.StringIO]:
     """What is logged; the logging of the process is put back afterwards."""
     duly, root = logging.getLogger("duly"), logging.getLogger()
     before = (duly.handlers, duly.level, duly.propagate, root.handlers, root.level)
-    root.handlers = []
     yield io.StringIO()
-    duly.handlers, duly.level, duly.propagate, root.handlers = before[0], before[1], before[2], before[3]
-    root.setLevel(before[4])
+    duly.handlers, duly.level, duly.propagate, root.handlers, level = before
+    root.setLevel(level)
 
 
 def told(stream: io.StringIO, event: Event, *, successes: bool = False) -> str:
@@ -38,6 +37,11 @@ def told(stream: io.StringIO, event: Event, *, successes: bool = False) -> str:
     logs.subscribe(emitter, successes=successes)
     emitter.emit(event)
     return stream.getvalue()
+
+
+def forget_pytests_logging() -> None:
+    """pytest's own handlers come on the root logger with each test, after its fixtures."""
+    logging.getLogger().handlers = []
 
 
 def ended(outcome: str) -> events.JobEnded:
@@ -147,9 +151,8 @@ def test_an_events_facts_do_not_replace_those_of_the_record(stream: io.StringIO)
 
 
 @pytest.mark.parametrize("format_", ["text", "json"])
-def test_the_applications_own_records_come_the_same_way(
-    stream: io.StringIO, format_: logs.LogFormat
-) -> None:
+def test_the_applications_own_records_come_the_same_way(stream: io.StringIO, format_: logs.LogFormat) -> None:
+    forget_pytests_logging()
     logs.setup(format_, stream=stream)
     logging.getLogger("shop").info("not asked for")
     logging.getLogger("shop").warning("two\nlines")
@@ -159,6 +162,7 @@ def test_the_applications_own_records_come_the_same_way(
 
 
 def test_verbose_shows_the_applications_info(stream: io.StringIO) -> None:
+    forget_pytests_logging()
     logs.setup("text", verbose=True, stream=stream)
     logging.getLogger("shop").info("asked for")
     assert "asked for" in stream.getvalue()

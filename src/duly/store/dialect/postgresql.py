@@ -37,6 +37,7 @@ CLOCK = "(SELECT clock_timestamp())"
 BUSY = {"55P03", "40P01", "40001", "57014"}  # lock not available, deadlock, serialization, statement time-out
 MISSING = {"42P01", "42703", "3F000"}  # table, column, schema
 GONE = ("08", "53", "57P", "25P03")  # connection, resources, shutdown, idle in transaction for too long
+READ_ONLY = "25006"  # a standby, since a failover
 NO_SAVEPOINT = {"3B001", "25P01"}  # no such savepoint, no transaction
 
 _RECORD = """
@@ -273,7 +274,7 @@ class PostgreSQL(StoreDialect):
     def translate(self, error: DBAPIError) -> DulyError | None:
         """By SQLSTATE."""
         state = _state(error)
-        if error.connection_invalidated or (state or "").startswith(GONE):
+        if error.connection_invalidated or state == READ_ONLY or (state or "").startswith(GONE):
             return unavailable(error)
         if state in BUSY:
             return DatabaseBusy(
