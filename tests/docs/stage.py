@@ -125,7 +125,7 @@ class Stage:
             following = steps[number + 1][0] if number + 1 < len(steps) else ""
             if not command:
                 self._go_on(expected, place)
-            elif command.startswith("duly work "):
+            elif command.split()[:2] == ["duly", "work"]:
                 assert self._terminal is None, f"{place}: a worker runs in this terminal already"
                 self._terminal = Terminal(command, self._folder, self._variables())
                 self._go_on(expected, place)

@@ -14,7 +14,12 @@ POSTGRESQL = "postgresql://shop:secret@db/shop"
 """What pages write; the tests put a database of their own in its place."""
 
 
-@pytest.mark.parametrize("page", [p for p in pages() if p.blocks], ids=lambda page: page.name)
+RUN_ELSEWHERE = ("docs/reference/cli.md",)
+"""Run by ``tests/cli/test_reference.py``."""
+RUN_HERE = [page for page in pages() if page.name not in RUN_ELSEWHERE]
+
+
+@pytest.mark.parametrize("page", [p for p in RUN_HERE if p.blocks], ids=lambda page: page.name)
 def test_every_block_of_the_page_runs(page: Page, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     substitutes = {}
     if POSTGRESQL in page.text:
@@ -27,7 +32,7 @@ def test_every_block_of_the_page_runs(page: Page, tmp_path: Path, request: pytes
         stage.over()
 
 
-@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", RUN_HERE, ids=lambda page: page.name)
 def test_what_is_not_run_says_why(page: Page) -> None:
     for block in page.blocks:
         runs = block.language in RUNNABLE and (block.language != "toml" or block.file)

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from contextvars import ContextVar
 from pathlib import Path
@@ -73,7 +74,12 @@ def wait_at_gate(name: str) -> None:
     while not gate.exists():
         if time.monotonic() > until:
             raise TimeoutError(f"nobody opened the gate {name}")
-        time.sleep(0.01)
+        rest(0.01)
+
+
+def rest(seconds: float) -> None:
+    """What a task does that works for so long."""
+    threading.Event().wait(seconds)
 
 
 # ── tasks ─────────────────────────────────────────────────────────────────────────────────────
@@ -88,7 +94,7 @@ def note(n: int) -> None:
 def effect(n: int, pause: float = 0.0, *, ctx: Context = given, session: Session = given) -> int:
     write_effect(session.connection(), ctx)
     if pause:
-        time.sleep(pause)
+        rest(pause)
     return n
 
 
@@ -97,7 +103,8 @@ async def aeffect(
     n: int, pause: float = 0.0, *, ctx: Context = given, session: AsyncSession = given
 ) -> None:
     await (await session.connection()).run_sync(write_effect, ctx)
-    await asyncio.sleep(pause)
+    if pause:
+        await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=pause)
 
 
 @duties.task(effects="transactional", retry=SOON)
@@ -125,7 +132,9 @@ def effect_at_gate(gate: str, *, ctx: Context = given, session: Session = given)
 @duties.task(effects="idempotent", retry=SOON)
 def terminate_a_program() -> None:
     """As a task does that runs some tool and has had enough of it."""
-    program = subprocess.Popen([sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
+    program = subprocess.Popen(
+        [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"], stdout=subprocess.PIPE
+    )
     assert program.stdout
     program.stdout.readline()
     program.terminate()

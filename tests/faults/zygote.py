@@ -11,9 +11,9 @@ import ctypes
 import importlib
 import json
 import os
+import select
 import signal
 import sys
-import time
 from typing import Any, NoReturn
 
 PRELOADED = (
@@ -50,7 +50,7 @@ def become(order: dict[str, Any]) -> NoReturn:
     """The process that was ordered."""
     os.setsid()
     while os.getppid() != order["parent"]:
-        time.sleep(0.001)
+        select.select([], [], [], 0.001)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(os.open(order["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), 2)
