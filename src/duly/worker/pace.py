@@ -8,7 +8,7 @@ others (jobs wait here while another worker idles), claiming too little hurts us
 from __future__ import annotations
 
 AHEAD = 0.1
-SLOW = AHEAD
+SLOW = 60.0
 BATCH = 500
 FORGET = 0.1
 

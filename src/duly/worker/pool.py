@@ -117,7 +117,9 @@ class Loop:
     def _begin(self, tickets: Sequence[Ticket]) -> None:
         assert self._loop is not None  # noqa: S101 - runs on it
         for ticket in tickets:
-            self._running[ticket] = self._loop.create_task(self._serve(ticket))
+            self._running[ticket] = task = self._loop.create_task(self._serve(ticket))
+            # Not in _serve: of a coroutine that is cancelled before its first step no line runs.
+            task.add_done_callback(lambda _, ticket=ticket: self._running.pop(ticket, None))
 
     async def _serve(self, ticket: Ticket) -> None:
         assert self._slots is not None  # noqa: S101 - runs on the loop
@@ -137,8 +139,6 @@ class Loop:
                 self._done.put(Done(ticket, released, time.monotonic() - began))
         except BaseException as error:  # noqa: BLE001 - as above
             self._done.put(Done(ticket, self._executor.broken(ticket.job, error), time.monotonic() - began))
-        finally:
-            self._running.pop(ticket, None)
 
     def _cancel(self, tickets: Sequence[Ticket]) -> None:
         for ticket in tickets:

@@ -47,9 +47,13 @@ class Membership:
         name = new_worker_id()
         self._store.dialect.hold_liveness(name)
         asked = self._clock.monotonic()
-        now = self._store.workers.register(
-            connection, name, host=socket.gethostname(), pid=os.getpid(), queues=self._queues
-        )
+        try:
+            now = self._store.workers.register(
+                connection, name, host=socket.gethostname(), pid=os.getpid(), queues=self._queues
+            )
+        except BaseException:
+            self._store.dialect.drop_liveness(name)
+            raise
         self.id = name
         self._store.clock.learn(now, asked)
         self._land(now, fresh=True)
