@@ -100,7 +100,7 @@ class Page:
 
     def table(self, heading: str) -> list[list[str]]:
         """The rows of the first table under a heading, without its head."""
-        lines = [line for line in self.section(heading).splitlines()]
+        lines = self.section(heading).splitlines()
         start = next(n for n, line in enumerate(lines) if line.startswith("| ---"))
         rows = []
         for line in lines[start + 1 :]:
@@ -112,7 +112,10 @@ class Page:
 
 def pages() -> list[Page]:
     """README, SECURITY and everything under docs."""
-    return [Page(path) for path in (ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md")))]
+    return [
+        Page(path)
+        for path in (ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md")))
+    ]
 
 
 def _blocks(text: str) -> Iterator[Block]:

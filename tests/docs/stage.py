@@ -145,9 +145,11 @@ class Stage:
 
     def _command(self, command: str, expected: list[str], place: str, *, may_fail: bool) -> None:
         saved = shlex.quote(str(self._environment))
-        script = (
-            f"[ -f {saved} ] && . {saved}\n(exit {self._code})\n{command}\ncode=$?\nexport -p > {saved}\nexit $code"
+        before, after = (
+            f"[ -f {saved} ] && . {saved}\n(exit {self._code})",
+            f"export -p > {saved}\nexit $code",
         )
+        script = f"{before}\n{command}\ncode=$?\n{after}"
         done = subprocess.run(
             ["bash", "-c", script],
             cwd=self._folder,
@@ -166,14 +168,18 @@ class Stage:
 
     def _variables(self, *, saved: bool = True) -> dict[str, str]:
         variables = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("DULY_", "PYTEST_"))},
+            **{
+                name: value for name, value in os.environ.items() if not name.startswith(("DULY_", "PYTEST_"))
+            },
             "PATH": f"{self._tools}{os.pathsep}{os.environ.get('PATH', '')}",
             "HOME": str(self._folder.parent),
             "PYTHONUNBUFFERED": "1",
             "NO_COLOR": "1",
         }
         if saved and self._environment.exists():
-            exported = re.findall(r'^declare -x (DULY_\w+)="(.*)"$', self._environment.read_text(), re.MULTILINE)
+            exported = re.findall(
+                r'^declare -x (DULY_\w+)="(.*)"$', self._environment.read_text(), re.MULTILINE
+            )
             variables.update(exported)
         return variables
 
@@ -254,7 +260,9 @@ def _steps(text: str) -> list[tuple[str, list[str]]]:
 def assert_says(said: str, expected: list[str], place: str) -> None:
     """What was printed is what the page shows."""
     text = "\n".join(expected)
-    assert re.fullmatch(_pattern(expected), _stripped(said)), f"{place}: the page shows\n{text}\n\nit said\n{said}"
+    assert re.fullmatch(_pattern(expected), _stripped(said)), (
+        f"{place}: the page shows\n{text}\n\nit said\n{said}"
+    )
 
 
 def _pattern(expected: list[str]) -> str:

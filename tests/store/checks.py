@@ -206,7 +206,9 @@ def check_a_ledger_conflict_at_the_finish_never_fails_the_batch(scene: Scene) ->
     scene.put_back(rows[0])
     scene.put_back(rows[1])
     before = [scene.ended(job.id) for job in held[:2]]
-    reply = worker.exchange(succeeded(held[0], b"second"), failed(held[1], "again"), succeeded(held[2]), failed(held[3]))
+    reply = worker.exchange(
+        succeeded(held[0], b"second"), failed(held[1], "again"), succeeded(held[2]), failed(held[3])
+    )
     assert reply.lost == set()
     assert [scene.ended(job.id) for job in held[:2]] == before
     assert [scene.outcome(job.id) for job in held[2:]] == ["succeeded", "failed"]
@@ -329,7 +331,11 @@ def check_the_eleventh_rescue_ends_the_job_as_failed(scene: Scene) -> None:
     assert scene.row(job.id) is None
     ended = scene.ended(job.id)
     assert ended is not None
-    assert (ended["outcome"], ended["attempts"], ended["cause"]) == ("failed", 0, "its worker was lost 11 times")
+    assert (ended["outcome"], ended["attempts"], ended["cause"]) == (
+        "failed",
+        0,
+        "its worker was lost 11 times",
+    )
     assert ended["envelope"] == job.envelope
 
 

@@ -77,7 +77,11 @@ class Worker:
         self.name = name
 
     def exchange(
-        self, *reports: Report, queues: Sequence[str] = ("default",), limit: int = 0, on: Connection | None = None
+        self,
+        *reports: Report,
+        queues: Sequence[str] = ("default",),
+        limit: int = 0,
+        on: Connection | None = None,
     ) -> Reply:
         jobs = self.scene.store.jobs
         if on is not None:
@@ -192,7 +196,9 @@ class Scene:
         """All rows of the tables that outcomes touch, to see that nothing has changed."""
         with self.store.reading() as connection:
             return {
-                name: sorted(map(tuple, connection.execute(select(getattr(self.store.tables, name)))), key=repr)
+                name: sorted(
+                    map(tuple, connection.execute(select(getattr(self.store.tables, name)))), key=repr
+                )
                 for name in ("jobs", "executions", "attempts", "audit")
             }
 
@@ -220,9 +226,7 @@ class Scene:
         workers = self.store.tables.workers
         with self.store.writing() as connection:
             told = connection.execute(select(self.store.dialect.clock)).scalar_one()
-            connection.execute(
-                update(workers).where(workers.c.id == worker.name).values(beat_at=told + by)
-            )
+            connection.execute(update(workers).where(workers.c.id == worker.name).values(beat_at=told + by))
 
     def database_now(self) -> datetime:
         with self.store.reading() as connection:
@@ -269,7 +273,9 @@ def failed(job: ClaimedJob, cause: str = "ValueError") -> Ended:
 
 
 def retried(job: ClaimedJob, after: timedelta = timedelta(seconds=6)) -> PutBack:
-    return PutBack(job.id, job.claim, "ValueError", counted=True, after=after, started_at=now(), error=b'{"e":1}')
+    return PutBack(
+        job.id, job.claim, "ValueError", counted=True, after=after, started_at=now(), error=b'{"e":1}'
+    )
 
 
 def snoozed(job: ClaimedJob, after: timedelta = timedelta(seconds=60)) -> PutBack:

@@ -347,10 +347,17 @@ def test_a_clash_of_new_ids_goes_by_the_careful_path(
     assert jobs.drain() == {"succeeded": 2}
 
 
-def test_with_another_key_at_the_front_the_same_content_is_still_the_same(database: Database, store: Store) -> None:
+def test_with_another_key_at_the_front_the_same_content_is_still_the_same(
+    database: Database, store: Store
+) -> None:
     old, new = "old:" + "A" * 43 + "=", "new:" + "B" * 42 + "A="
     identity = new_id()
-    for keys, content, fits in ((old, 1, True), (f"{new},{old}", 1, True), (f"{new},{old}", 2, False), (new, 1, False)):
+    for keys, content, fits in (
+        (old, 1, True),
+        (f"{new},{old}", 1, True),
+        (f"{new},{old}", 2, False),
+        (new, 1, False),
+    ):
         app = Duly(database.url, keys=keys)
 
         @app.task(name="tests.keyed")

@@ -80,7 +80,7 @@ def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
 
 def test_a_cut_connection_is_unavailable_and_the_next_one_works(postgresql: Scene) -> None:
     store = postgresql.store
-    with pytest.raises(DatabaseUnavailable), store.writing() as connection:
+    with pytest.raises(DatabaseUnavailable), store.writing() as connection:  # noqa: PT012
         store.jobs.insert(connection, new_job())
         pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
         with store.engine.connect() as other:
@@ -100,7 +100,7 @@ def test_a_connection_cut_in_copy_is_unavailable_and_nothing_is_written(postgres
                     other.exec_driver_sql(f"SELECT pg_terminate_backend({pid})")
             yield new_job()
 
-    with pytest.raises(DatabaseUnavailable), store.writing() as connection:
+    with pytest.raises(DatabaseUnavailable), store.writing() as connection:  # noqa: PT012
         pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
         store.jobs.insert_many(connection, jobs())
     assert postgresql.count() == 0
@@ -137,14 +137,20 @@ def test_an_enqueue_after_the_server_cut_all_connections_works_at_once(
 )  # fmt: skip
 def test_sqlstates_are_translated(postgresql: Scene, code: str, error: type[Exception]) -> None:
     with pytest.raises(error) as fault, postgresql.store.writing() as connection:
-        connection.exec_driver_sql(f"DO $$ BEGIN RAISE EXCEPTION 'a message' USING ERRCODE = '{code}'; END $$")
+        connection.exec_driver_sql(
+            f"DO $$ BEGIN RAISE EXCEPTION 'a message' USING ERRCODE = '{code}'; END $$"
+        )
     assert fault.value.__cause__ is not None
 
 
 @pytest.mark.parametrize(("code", "error"), [("23505", IntegrityError), ("42601", ProgrammingError)])
-def test_faults_that_are_ours_to_see_pass_as_they_are(postgresql: Scene, code: str, error: type[Exception]) -> None:
+def test_faults_that_are_ours_to_see_pass_as_they_are(
+    postgresql: Scene, code: str, error: type[Exception]
+) -> None:
     with pytest.raises(error), postgresql.store.writing() as connection:
-        connection.exec_driver_sql(f"DO $$ BEGIN RAISE EXCEPTION 'a message' USING ERRCODE = '{code}'; END $$")
+        connection.exec_driver_sql(
+            f"DO $$ BEGIN RAISE EXCEPTION 'a message' USING ERRCODE = '{code}'; END $$"
+        )
 
 
 # ── locks ─────────────────────────────────────────────────────────────────────────────────────
@@ -231,7 +237,9 @@ def test_tables_that_vanish_are_a_schema_error(scene: Scene) -> None:
             act()
 
 
-def test_an_enqueue_that_fails_in_the_callers_transaction_is_translated_too(app: Duly, database: Database) -> None:
+def test_an_enqueue_that_fails_in_the_callers_transaction_is_translated_too(
+    app: Duly, database: Database
+) -> None:
     assert app.store.installation is not None
     engine = create_engine(database.url, poolclass=NullPool)
     with engine.begin() as connection:

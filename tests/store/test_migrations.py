@@ -17,6 +17,7 @@ from duly.store import Names, Store, migrate
 from tests.databases import Database
 from tests.store.scene import Scene
 
+MIGRATED = True
 NAMES = [Names(), Names("other_")]
 
 
@@ -146,7 +147,9 @@ def test_a_failed_migration_leaves_no_schema_either(
 
 
 @pytest.mark.parametrize("names", NAMES, ids=lambda names: names.prefix)
-def test_the_schema_module_says_what_the_migrations_make(database: Database, open_store: Any, names: Names) -> None:
+def test_the_schema_module_says_what_the_migrations_make(
+    database: Database, open_store: Any, names: Names
+) -> None:
     """Tables, columns, types, nullability, defaults and indexes, as Alembic compares them and as we read them."""
     store = open_store(database, names)
     with store.reading() as connection:
@@ -178,7 +181,12 @@ def description(connection: Any, names: Names) -> dict[str, Any]:
         assert table.startswith(names.prefix)
         columns = [(c["name"], str(c["type"]), c["nullable"], c["default"]) for c in seen.get_columns(table)]
         indexes = [
-            (i["name"], i["column_names"], i["unique"], sorted(map(str, (i.get("dialect_options") or {}).values())))
+            (
+                i["name"],
+                i["column_names"],
+                i["unique"],
+                sorted(map(str, (i.get("dialect_options") or {}).values())),
+            )
             for i in seen.get_indexes(table)
         ]
         key = seen.get_pk_constraint(table)["constrained_columns"]

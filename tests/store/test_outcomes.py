@@ -15,7 +15,9 @@ from tests.store.scene import HOUR, Scene, failed, now, released, retried, snooz
 
 
 def test_a_success_moves_the_row_to_the_ledger(scene: Scene) -> None:
-    job = scene.enqueue(principal="ann", queue="mail", priority=7, key_id="k1", trace="t" * 10, digest=b"\x00\xff" * 16)
+    job = scene.enqueue(
+        principal="ann", queue="mail", priority=7, key_id="k1", trace="t" * 10, digest=b"\x00\xff" * 16
+    )
     worker = scene.worker()
     (held,) = worker.claim(1, "mail")
     report = succeeded(held, b'{"r":1}')
@@ -99,7 +101,14 @@ def test_a_mixed_batch_is_settled_whole(scene: Scene) -> None:
     worker = scene.worker()
     a, b, c, d, e, f = worker.claim()
     reply = worker.exchange(
-        succeeded(a), failed(b), retried(c), snoozed(d), released(e), succeeded(f), queues=("default",), limit=10
+        succeeded(a),
+        failed(b),
+        retried(c),
+        snoozed(d),
+        released(e),
+        succeeded(f),
+        queues=("default",),
+        limit=10,
     )
     assert reply.lost == set()
     assert reply.ids == [e.id]

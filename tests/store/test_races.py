@@ -36,7 +36,9 @@ def all_at_once(*acts: Callable[[], None]) -> None:
 
 
 @pytest.mark.parametrize("queues", [("a",), ("a", "b", "c")])
-def test_concurrent_claimers_never_get_one_job_twice_and_leave_none(scene: Scene, queues: tuple[str, ...]) -> None:
+def test_concurrent_claimers_never_get_one_job_twice_and_leave_none(
+    scene: Scene, queues: tuple[str, ...]
+) -> None:
     for queue in queues:
         scene.enqueue_many(120, queue=queue)
     taken: dict[str, list[UUID]] = {}

@@ -265,7 +265,9 @@ def test_a_write_transaction_on_sqlite_is_immediate(sqlite: Any, sqlite_database
         other.close()
 
 
-def test_own_transactions_are_read_committed_on_any_engine(postgresql_database: Database, open_store: Any) -> None:
+def test_own_transactions_are_read_committed_on_any_engine(
+    postgresql_database: Database, open_store: Any
+) -> None:
     for level in ("SERIALIZABLE", "AUTOCOMMIT"):
         store = open_store(postgresql_database, isolation_level=level)
         with store.writing() as connection:
@@ -276,7 +278,9 @@ def test_own_transactions_are_read_committed_on_any_engine(postgresql_database: 
             assert connection.exec_driver_sql("SELECT to_regclass('gone')").scalar_one() is None
 
 
-def test_a_line_limits_its_waits_for_its_transaction_alone(postgresql_database: Database, open_store: Any) -> None:
+def test_a_line_limits_its_waits_for_its_transaction_alone(
+    postgresql_database: Database, open_store: Any
+) -> None:
     store = open_store(postgresql_database)
     line = store.line(lock=0.5, statement=7)
     try:
@@ -304,6 +308,7 @@ def test_a_line_opens_anew_after_an_error(store: Store) -> None:
 
 def test_secrets_are_not_described(postgresql_database: Database, open_store: Any) -> None:
     store = open_store(
-        Database("postgresql", postgresql_database.url.replace("postgres@", "postgres:geheim@"), ""), made_tables=False
+        Database("postgresql", postgresql_database.url.replace("postgres@", "postgres:geheim@"), ""),
+        made_tables=False,
     )
     assert "geheim" not in str(store.describe())

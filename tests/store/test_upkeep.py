@@ -53,7 +53,11 @@ def test_waiting_jobs_expire_and_running_ones_do_not(scene: Scene) -> None:
     assert {*scene.upkeep()[1]} == {available.id, scheduled.id}
     for job in (available, scheduled):
         ended: Any = scene.ended(job.id)
-        assert (ended["outcome"], ended["cause"], ended["attempts"]) == ("expired", "not started before expires_at", 0)
+        assert (ended["outcome"], ended["cause"], ended["attempts"]) == (
+            "expired",
+            "not started before expires_at",
+            0,
+        )
         assert ended["envelope"] is None
     assert scene.row(held.id)["state"] == "running"  # type: ignore[index]
     assert scene.row(sound.id) is not None
@@ -113,14 +117,21 @@ def cancel(scene: Scene, job: Any) -> bool:
 
 
 def test_a_waiting_job_is_cancelled_once_and_a_running_or_ended_one_is_not(scene: Scene) -> None:
-    available, scheduled = scene.enqueue(priority=1), scene.enqueue(state=State.SCHEDULED, run_at=now() + HOUR)
+    available, scheduled = (
+        scene.enqueue(priority=1),
+        scene.enqueue(state=State.SCHEDULED, run_at=now() + HOUR),
+    )
     worker, held = scene.running(priority=0)
     assert [cancel(scene, job.id) for job in (available, scheduled, held)] == [True, True, False]
     assert [cancel(scene, job.id) for job in (available, scheduled)] == [False, False]
     assert cancel(scene, uuid4()) is False
     for job in (available, scheduled):
         ended: Any = scene.ended(job.id)
-        assert (ended["outcome"], ended["cause"], ended["envelope"]) == ("cancelled", "no longer wanted", None)
+        assert (ended["outcome"], ended["cause"], ended["envelope"]) == (
+            "cancelled",
+            "no longer wanted",
+            None,
+        )
     worker.exchange(succeeded(held))
     assert cancel(scene, held.id) is False
     assert scene.outcome(held.id) == "succeeded"
@@ -200,7 +211,9 @@ def test_the_status_shows_the_error_of_the_last_attempt(scene: Scene) -> None:
     for n in range(3):
         held = worker.claim_one()
         report = (retried(held, timedelta(0)), failed(held))[n == 2]
-        worker.exchange(type(report)(**{f: getattr(report, f) for f in report.__slots__} | {"error": b"%d" % n}))
+        worker.exchange(
+            type(report)(**{f: getattr(report, f) for f in report.__slots__} | {"error": b"%d" % n})
+        )
     assert scene.status(job.id).error == b"2"  # type: ignore[union-attr]
     assert [(a["attempt"], a["claim"], a["error"]) for a in scene.attempts(job.id)] == [
         (1, 1, b"0"), (2, 2, b"1"), (3, 3, b"2"),
@@ -215,7 +228,7 @@ def test_the_overview_counts_states_outcomes_and_troubles(scene: Scene) -> None:
         assert list(ledger.queues(connection)) == []
     scene.enqueue_many(4)
     worker = scene.worker()
-    one, two, three, four = worker.claim()
+    one, two, three, _ = worker.claim()
     worker.exchange(succeeded(one), retried(two, timedelta(0)), snoozed(three))
     worker.exchange(failed(worker.claim_one()))
     worker.die()

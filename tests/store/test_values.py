@@ -41,7 +41,9 @@ def test_instants_are_kept_to_the_microsecond_in_utc(scene: Scene, moment: datet
 
 
 @pytest.mark.parametrize("zone", ["Asia/Kathmandu", "America/St_Johns", "Pacific/Kiritimati"])
-def test_the_servers_time_zone_does_not_matter(postgresql_database: Database, open_store: Any, zone: str) -> None:
+def test_the_servers_time_zone_does_not_matter(
+    postgresql_database: Database, open_store: Any, zone: str
+) -> None:
     name = postgresql_database.url.rpartition("/")[2]
     postgresql_database.rows(f"ALTER DATABASE \"{name}\" SET timezone = '{zone}'")
     scene = Scene(open_store(postgresql_database))
@@ -84,7 +86,9 @@ def test_a_job_at_the_end_of_the_calendar_does_not_stop_its_queue(
         app.close()
 
 
-@pytest.mark.parametrize("identity", [UUID(int=0), UUID(int=2**128 - 1), uuid4(), new_id(), derived_id(uuid4(), "x")])
+@pytest.mark.parametrize(
+    "identity", [UUID(int=0), UUID(int=2**128 - 1), uuid4(), new_id(), derived_id(uuid4(), "x")]
+)
 def test_ids_of_all_kinds(scene: Scene, identity: UUID) -> None:
     scene.enqueue(id=identity)
     worker = scene.worker()
@@ -96,7 +100,9 @@ def test_ids_of_all_kinds(scene: Scene, identity: UUID) -> None:
     assert scene.count() == 0
 
 
-@pytest.mark.parametrize("envelope", [b"", b"\x00", bytes(range(256)) * 256, b"{\"a\":\"\\u0000'--;\"}", b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "envelope", [b"", b"\x00", bytes(range(256)) * 256, b'{"a":"\\u0000\'--;"}', b"\xff\xfe"]
+)
 def test_bytes_come_back_as_they_went(scene: Scene, envelope: bytes) -> None:
     job = scene.enqueue(envelope=envelope, digest=envelope[:32])
     worker = scene.worker()
@@ -162,7 +168,9 @@ def test_the_prefix_is_configurable(database: Database, open_store: Any, prefix:
 
 
 @pytest.mark.parametrize("schema", ["work", "user", "order", "_x1"])
-def test_the_postgresql_schema_is_configurable(postgresql_database: Database, open_store: Any, schema: str) -> None:
+def test_the_postgresql_schema_is_configurable(
+    postgresql_database: Database, open_store: Any, schema: str
+) -> None:
     scene = Scene(open_store(postgresql_database, Names("duly_", schema)))
     scene.enqueue_many(3)
     worker = scene.worker()
@@ -189,7 +197,9 @@ def test_two_installations_live_side_by_side_in_one_database(database: Database,
     assert one.row(job.id) is not None
 
 
-def test_two_schemas_of_one_database_are_two_installations(postgresql_database: Database, open_store: Any) -> None:
+def test_two_schemas_of_one_database_are_two_installations(
+    postgresql_database: Database, open_store: Any
+) -> None:
     one, two = (Scene(open_store(postgresql_database, Names("duly_", schema))) for schema in ("one", "two"))
     one.enqueue_many(2)
     assert two.worker().claim(10, "default", "b") == []

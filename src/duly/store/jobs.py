@@ -487,7 +487,7 @@ def _is(columns: Any, *words: str) -> ColumnElement[bool]:
     In words, not parameters: a prepared statement's generic plan, and SQLite, can use a partial index
     only where its condition stands in the statement.
     """
-    literals = [literal_column(f"'{State(word).value}'") for word in words]
+    literals: list[ColumnElement[str]] = [literal_column(f"'{State(word).value}'") for word in words]
     equal: ColumnElement[bool] = columns.state == literals[0] if len(words) == 1 else columns.state.in_(literals)
     return equal
 

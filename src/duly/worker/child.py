@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
 import signal
@@ -44,6 +45,9 @@ def be_child(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # tasks may start processes of their own
+    # What was imported before the fork stays: looking through it again and again for garbage would cost
+    # a third of the time that many short jobs take, and unshare its memory.
+    gc.freeze()
     code = EXIT_FAILED
     try:
         pump = Pump(home, queues, threads=threads, coroutines=coroutines, until_empty=until_empty)

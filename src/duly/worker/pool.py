@@ -7,6 +7,7 @@ standard library does; and a thread that hangs must not keep the process from le
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import time
 from collections.abc import Sequence
@@ -119,7 +120,10 @@ class Loop:
         for ticket in tickets:
             self._running[ticket] = task = self._loop.create_task(self._serve(ticket))
             # Not in _serve: of a coroutine that is cancelled before its first step no line runs.
-            task.add_done_callback(lambda _, ticket=ticket: self._running.pop(ticket, None))
+            task.add_done_callback(functools.partial(self._forget, ticket))
+
+    def _forget(self, ticket: Ticket, _: asyncio.Task[None]) -> None:
+        self._running.pop(ticket, None)
 
     async def _serve(self, ticket: Ticket) -> None:
         assert self._slots is not None  # noqa: S101 - runs on the loop

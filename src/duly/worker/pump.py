@@ -112,9 +112,9 @@ class Pump:
         a database that is not there at the start is the caller's to see.
         """
         self._announce = announce or _nobody
-        self._threads.start()
         with self._transaction() as connection:
             self._join(connection)
+        self._threads.start()
         self._home.emitter.emit(Started("worker", self.membership.id, {"queues": str(self._queues)}))
         try:
             while not self._over():
@@ -142,10 +142,11 @@ class Pump:
         """Stop the lanes, record what ended, take our row out; False when something still runs."""
         self._drain_until = self._drain_until or self._clock.monotonic()
         self._take_back(self._held.values())
-        calm = self._loop.stop(1.0) and self._threads.stop(0.2)
+        calm = all([self._loop.stop(1.0), self._threads.stop(0.2)])
         self._gather()
         try:
-            self._exchange()
+            while self._finished:
+                self._exchange()
             with self._transaction() as connection:
                 self._release_unknown(connection)
                 self.membership.leave(connection)
@@ -193,8 +194,11 @@ class Pump:
             case Lost():
                 self._forget(done.ticket)
                 self._home.emitter.emit(LeaseWasLost(job.id, job.task))
-            case _:
+            case _ if self._held.get(job.id) is done.ticket:
                 self._finished[job.id] = done
+            case _ if not isinstance(report, Released):
+                # Lost, and claimed again by ourselves meanwhile: it must not take the new attempt's place.
+                self._home.emitter.emit(LeaseWasLost(job.id, job.task))
 
     def _sleep(self) -> None:
         """Rest until something ends, or the next look is due: 5, 10, 20 … ms up to the poll interval."""
@@ -279,6 +283,8 @@ class Pump:
         for job in jobs:
             task = self._home.find(job.task)
             ticket = Ticket(job, worker, now, asynchronous=task is not None and task.signature.is_async)
+            if (lost := self._held.get(job.id)) is not None:
+                self._forget(lost)
             self._held[job.id] = ticket
             (loop if ticket.asynchronous else sync).append(ticket)
         self._held_async += len(loop)

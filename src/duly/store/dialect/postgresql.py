@@ -26,7 +26,7 @@ from sqlalchemy.schema import CreateSchema
 from duly.errors import DatabaseBusy, DulyError, SchemaError
 from duly.model.job import ClaimedJob, NewJob
 from duly.model.report import Succeeded
-from duly.store.dialect.base import CLAIMED, ENDED, Exchanged, StoreDialect, job_row, unavailable
+from duly.store.dialect.base import BEST_FIRST, CLAIMED, ENDED, Exchanged, StoreDialect, job_row, unavailable
 from duly.store.schema import Tables
 
 # The clock stands as a scalar sub-select everywhere: bare, clock_timestamp() is volatile, so it is
@@ -42,9 +42,9 @@ NO_SAVEPOINT = {"3B001", "25P01"}  # no such savepoint, no transaction
 
 _RECORD = """
 done AS (
-    SELECT id, claim, to_timestamp(started) AS started_at, result
+    SELECT id, claim, started_at, result
     FROM unnest(CAST(:ids AS uuid[]), CAST(:claims AS integer[]),
-                CAST(:started AS float8[]), CAST(:results AS bytea[])) AS d(id, claim, started, result)
+                CAST(:started AS timestamptz[]), CAST(:results AS bytea[])) AS d(id, claim, started_at, result)
 ), gone AS (
     DELETE FROM {jobs} AS j USING done
     WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.id = done.id AND j.claim = done.claim AND j.worker = :worker
@@ -240,7 +240,7 @@ class PostgreSQL(StoreDialect):
                 # As array literals: the driver's own way to write arrays takes longer than all else here.
                 "ids": _array(s.id.hex for s in succeeded),
                 "claims": _array(str(s.claim) for s in succeeded),
-                "started": _array(repr(s.started_at.timestamp()) for s in succeeded),
+                "started": _array(s.started_at.isoformat() for s in succeeded),
                 # None pads with NULL: results are kept by the few.
                 "results": [s.result for s in succeeded]
                 if any(s.result is not None for s in succeeded)
@@ -260,7 +260,7 @@ class PostgreSQL(StoreDialect):
             if columns[0] is not None:
                 (reply.replayed if replayed else reply.claimed).append(ClaimedJob(*columns))
         # RETURNING has no order.
-        reply.claimed.sort(key=lambda job: (job.priority, job.run_at, job.id))
+        reply.claimed.sort(key=BEST_FIRST)
         return reply
 
     def _not_recorded(self, connection: Connection, succeeded: Sequence[Succeeded]) -> set[Any]:

@@ -9,6 +9,7 @@ import sqlite3
 import weakref
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -34,7 +35,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from duly.errors import DatabaseBusy, DulyError, SchemaError, SettingsError, WrongDatabase
 from duly.model.job import ClaimedJob, NewJob
 from duly.model.report import Succeeded
-from duly.store.dialect.base import CLAIMED, ENDED, Exchanged, StoreDialect, job_row, unavailable
+from duly.store.dialect.base import BEST_FIRST, CLAIMED, ENDED, Exchanged, StoreDialect, job_row, unavailable
 from duly.store.schema import Instant, Tables
 
 OLDEST = (3, 35, 0)  # RETURNING
@@ -55,6 +56,8 @@ _REMOVE = """
 DELETE FROM {jobs} WHERE worker = :worker AND (id, claim) IN (
     SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:done)
 ) RETURNING id"""
+
+_ENDED = "SELECT job_id, claim FROM {executions} WHERE job_id IN (SELECT value FROM json_each(:ids))"
 
 _BEST_OF = """
 SELECT id, priority, run_at FROM {jobs}
@@ -105,6 +108,7 @@ class SQLite(StoreDialect):
         }
         self.record = self._sql(_RECORD)
         self.remove = self._sql(_REMOVE)
+        self.ended = self._sql(_ENDED)
         self._waiting_queues = self._sql(_WAITING_QUEUES)
         self._claims: dict[int, TextClause] = {}
         self._locks: dict[str, int] = {}
@@ -221,11 +225,10 @@ class SQLite(StoreDialect):
             rows = connection.execute(
                 self.claim(len(names)), {"worker": worker, "limit": limit, **named}
             ).all()
-            claimed = [_claimed(row) for row in rows]
-            ended = self._ended(connection, [job.id for job in claimed])
-            reply.claimed = [job for job in claimed if job.id not in ended]
-            reply.replayed = [job for job in claimed if job.id in ended]
-        reply.claimed.sort(key=lambda job: (job.priority, job.run_at, job.id))
+            ended = self._ended(connection, [row.id for row in rows])
+            for row in rows:
+                (reply.replayed if row.id in ended else reply.claimed).append(_claimed(row))
+        reply.claimed.sort(key=BEST_FIRST)
         return reply
 
     def _alive(self, connection: Connection, worker: str) -> bool:
@@ -233,26 +236,26 @@ class SQLite(StoreDialect):
         return connection.scalar(select(workers.id).where(workers.id == worker)) is not None
 
     def _record(self, connection: Connection, worker: str, succeeded: Sequence[Succeeded]) -> set[UUID]:
-        done = json.dumps([(str(s.id), s.claim, _stamp(s.started_at)) for s in succeeded])
-        written = {
-            UUID(row.job_id) for row in connection.execute(self.record, {"worker": worker, "done": done})
-        }
-        accepted = {UUID(row.id) for row in connection.execute(self.remove, {"worker": worker, "done": done})}
+        ids = [str(s.id) for s in succeeded]  # as they are stored: to make a UUID of each reply takes longer
+        done = [(id_, s.claim, _stamp(s.started_at)) for id_, s in zip(ids, succeeded, strict=True)]
+        handed_in = {"worker": worker, "done": json.dumps(done)}
+        written = set(connection.scalars(self.record, handed_in))
+        accepted = set(connection.scalars(self.remove, handed_in))
         executions = self.tables.executions
-        for s in succeeded:
-            if s.result is not None and s.id in written:  # a row that was there before never changes
+        for id_, s in zip(ids, succeeded, strict=True):
+            if s.result is not None and id_ in written:  # a row that was there before never changes
                 connection.execute(
                     executions.update().where(executions.c.job_id == s.id).values(result=s.result)
                 )
-        refused = [s for s in succeeded if s.id not in accepted]
-        recorded = self._ended(connection, [s.id for s in refused])
-        return {s.id for s in refused if recorded.get(s.id) != s.claim}
+        refused = {id_: s for id_, s in zip(ids, succeeded, strict=True) if id_ not in accepted}
+        recorded = self._ended(connection, list(refused))
+        return {s.id for id_, s in refused.items() if recorded.get(id_) != s.claim}
 
-    def _ended(self, connection: Connection, ids: Sequence[UUID]) -> dict[UUID, int]:
+    def _ended(self, connection: Connection, ids: Sequence[str]) -> dict[str, int]:
+        """Of these ids, those in the ledger, with their claim."""
         if not ids:
             return {}
-        ledger = self.tables.executions.c
-        rows = connection.execute(select(ledger.job_id, ledger.claim).where(ledger.job_id.in_(ids)))
+        rows = connection.execute(self.ended, {"ids": json.dumps(ids)})
         return {row.job_id: row.claim for row in rows}
 
     def translate(self, error: DBAPIError) -> DulyError | None:
@@ -365,9 +368,10 @@ def _driver(connection: Connection) -> Any:
 
 
 def _stamp(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
 
 
+@lru_cache(1024)  # many jobs of a batch share theirs
 def _moment(stamp: str) -> datetime:
     return datetime.fromisoformat(stamp).replace(tzinfo=UTC)
 
@@ -387,7 +391,8 @@ def _claimed(row: Any) -> ClaimedJob:
         enqueued_at,
         *rest,
     ) = row
+    id_ = UUID(identity)
     return ClaimedJob(
-        UUID(identity), UUID(origin), task, queue, priority, claim, attempt, rescues,
+        id_, id_ if origin == identity else UUID(origin), task, queue, priority, claim, attempt, rescues,
         _moment(run_at), _moment(expires_at), _moment(enqueued_at), *rest,
     )  # fmt: skip

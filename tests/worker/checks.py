@@ -1,0 +1,204 @@
+"""The worker's rules, as functions of a stage.
+
+Each holds on a sound worker (the tests beside this file call them), and each is seen to fail on a worker
+that breaks its rule (``test_mutants.py``).
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, text
+
+from duly import Context, given
+from duly.envelope.keys import new_key
+from duly.errors import LeaseLost
+from duly.model.events import DatabaseLost, JobPutBack, LeaseWasLost, Rescued, SecurityAlert
+from tests.worker.stage import Gate, Stage
+
+
+def check_a_lost_exchange_reply_strands_nothing(stage: Stage) -> None:
+    app, ran = stage.app(), []
+
+    @app.task(name="note")
+    def note(number: int) -> None:
+        ran.append(number)
+
+    jobs = app.enqueue_many([note.call(n) for n in range(3)])
+    hand = stage.hand(app, threads=3)
+    hand.lose_reply()
+    assert not hand.turn()
+    assert hand.held == set()
+    for job in jobs:
+        row: Any = stage.row(app, job)
+        assert (row["state"], row["worker"]) == ("running", hand.id)
+    hand.until_ended(*jobs)
+    assert sorted(ran) == [0, 1, 2]
+    for job in jobs:
+        ended: Any = stage.ended(app, job)
+        assert (ended["outcome"], ended["attempts"], ended["rescues"], ended["claim"]) == ("succeeded", 1, 0, 2)
+    assert len(app.journal.of(DatabaseLost)) == 1
+
+
+def check_a_gap_of_the_database_rescues_nobody_who_lives(stage: Stage) -> None:
+    """All workers are cut off for several leases; the first one back finds everybody silent."""
+    gate, app = Gate(), stage.app()
+
+    @app.task(name="wait")
+    def wait() -> None:
+        gate.pass_through()
+
+    try:
+        jobs = [wait.enqueue(), wait.enqueue()]
+        hands = [stage.hand(app, threads=1), stage.hand(app, threads=1)]
+        for hand in hands:
+            hand.turn()
+            assert len(hand.held) == 1
+        gate.wait_running(2)
+        lease, beat = app.settings.lease, app.settings.beat
+        for _ in range(5):  # long enough to judge
+            for hand in hands:
+                hand.turn(beat)
+        assert all(hand.pump.membership.may_judge() for hand in hands)
+        ids = [hand.id for hand in hands]
+        with hands[0].cut_off(), hands[1].cut_off():
+            for hand in hands:
+                assert not hand.turn(4 * lease)
+        stage.silence(app, 4 * lease)
+        for _ in range(8):
+            for hand in hands:
+                hand.turn(beat)
+        assert [hand.id for hand in hands] == ids
+        assert app.journal.of(Rescued) == []
+        gate.open()
+        for hand, job in zip(hands, jobs, strict=True):
+            hand.until_ended(job)
+            assert stage.ended(app, job)["rescues"] == 0  # type: ignore[index]
+        assert gate.runs == 2
+    finally:
+        gate.open()
+
+
+def check_an_edited_task_is_rejected_though_nobody_knows_it(stage: Stage) -> None:
+    app = stage.app(keys=new_key())
+
+    @app.task(name="known")
+    def known() -> None:
+        raise AssertionError("it ran")
+
+    job = known.enqueue()
+    stage.alter(app, job, task="not.known")
+    hand = stage.hand(app)
+    hand.until(lambda: app.journal.of(SecurityAlert) or app.journal.of(JobPutBack))
+    hand.until_ended(job)
+    assert job.outcome == "rejected"
+
+
+def check_an_effect_stands_only_with_its_outcome(stage: Stage) -> None:
+    """The job is taken away while it runs: when the attempt ends its fence is gone."""
+    app = stage.app()
+    stage.make_effects()
+    taken = []
+
+    @app.task(name="write", effects="transactional")
+    def write(*, connection: Connection = given, ctx: Context = given) -> None:
+        connection.execute(text("INSERT INTO effects VALUES ('doubled')"))
+        # What a rescue does, in the task's own transaction on SQLite, which has one writer.
+        claims = text(f"UPDATE duly_jobs SET claim = claim + 1 WHERE claim = {1 if not taken else -1}")
+        if stage.sqlite:
+            connection.execute(claims)
+        else:
+            with app.store.writing() as other:
+                other.execute(claims)
+        taken.append(ctx.job_id)
+
+    job = write.enqueue()
+    hand = stage.hand(app, threads=1)
+    hand.until(lambda: app.journal.of(LeaseWasLost))
+    assert taken == [job.id]
+    assert stage.effects() == []
+    assert stage.outcome(app, job) is None
+
+
+def check_a_put_back_uses_no_attempt(stage: Stage) -> None:
+    app, other = stage.app(), stage.app()
+
+    @other.task(name="of.the.other.release")
+    def unknown_here() -> None: ...
+
+    job = unknown_here.enqueue()
+    hand = stage.hand(app)
+    hand.until(lambda: app.journal.of(JobPutBack))
+    hand.until(lambda: not hand.held)
+    row: Any = stage.row(app, job)
+    assert (row["state"], row["attempt"], row["worker"], row["claim"]) == ("scheduled", 0, None, 1)
+    assert timedelta(seconds=4) < row["run_at"] - row["enqueued_at"]
+    assert app.manage.attempts(job.id) == []
+
+
+def check_what_waited_too_long_goes_back_as_if_nothing_had_happened(stage: Stage) -> None:
+    """And the worker that gave it back has no hold on it any more."""
+    gate, app = Gate(), stage.app()
+
+    @app.task(name="wait")
+    def wait() -> None:
+        gate.pass_through()
+
+    try:
+        first, second = wait.enqueue(), wait.enqueue()
+        hand = stage.hand(app, threads=1)
+        hand.pump._pace.room = lambda *_: 2  # type: ignore[method-assign]  # as if both had been quick
+        hand.turn()
+        gate.wait_running()
+        assert hand.held == {first.id, second.id}
+        hand.pump._pace.room = lambda *_: 0  # type: ignore[method-assign]
+        hand.turn(0.5)
+        assert hand.held == {first.id, second.id}
+        hand.turn(0.6)
+        assert hand.held == {first.id}
+        row: Any = stage.row(app, second)
+        assert (row["state"], row["attempt"], row["claim"]) == ("available", 0, 1)
+        with pytest.raises(LeaseLost), app.store.writing() as connection:
+            claimed = type("Claimed", (), {"id": second.id, "claim": 1})
+            app.store.ledger.finish(
+                connection, hand.id, claimed, started_at=row["run_at"], result=None  # type: ignore[arg-type]
+            )
+        assert row["worker"] is None
+    finally:
+        gate.open()
+
+
+def check_a_worker_taken_for_dead_takes_a_new_id(stage: Stage) -> None:
+    """Its late outcome is refused: the job belongs to whoever took it next."""
+    gate, app, ran = Gate(), stage.app(), []
+
+    @app.task(name="wait")
+    def wait(*, ctx: Context = given) -> None:
+        ran.append(ctx.worker)
+        if len(ran) == 1:
+            gate.pass_through()
+
+    try:
+        job = wait.enqueue()
+        hand = stage.hand(app, threads=1)
+        old = hand.id
+        hand.turn()
+        gate.wait_running()
+        stage.remove_worker(app, old)
+        hand.beat()
+        assert hand.id != old
+        assert stage.workers(app) == {hand.id}
+        gate.open()
+        hand.until(lambda: app.journal.of(LeaseWasLost))
+        assert stage.outcome(app, job) is None
+        other = stage.hand(app, clock=None)
+        with app.store.writing() as connection:
+            assert [row.id for row in app.store.jobs.offer_again(connection, [old])] == [job.id]
+        other.until_ended(job)
+        ended: Any = stage.ended(app, job)
+        assert (ended["worker"], ended["rescues"], ended["attempts"]) == (other.id, 1, 1)
+        assert ran == [old, other.id]
+    finally:
+        gate.open()
