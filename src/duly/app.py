@@ -19,7 +19,7 @@ from duly.client import Client
 from duly.clock import Clock
 from duly.envelope.arguments import Limits
 from duly.envelope.seal import Sealer
-from duly.errors import ConfigurationError, DeclarationError, SchemaError, SettingsError
+from duly.errors import ConfigurationError, DatabaseBusy, DeclarationError, SchemaError, SettingsError
 from duly.manage.desk import Desk
 from duly.manage.manage import Manage
 from duly.model.events import Emitter
@@ -158,7 +158,7 @@ class Duly(Tasks):
                 except SchemaError:
                     if not self._may_make_tables(store):
                         raise
-                    self._migrate(store)
+                    self._make_tables(store)
                     store.open()
                 self._store = store
         return self._store
@@ -178,6 +178,15 @@ class Duly(Tasks):
     def _may_make_tables(store: Store) -> bool:
         with store.reading() as connection:
             return store.dialect.name == "sqlite" and store.revision(connection) is None
+
+    def _make_tables(self, store: Store) -> None:
+        try:
+            self._migrate(store)
+        except DatabaseBusy as error:
+            raise SchemaError(
+                "Duly's tables are not in this SQLite file yet, and cannot be made while another connection (your own "
+                "transaction?) writes to it: call jobs.migrate() once before, or run `duly migrate`"
+            ) from error
 
     @staticmethod
     def _migrate(store: Store) -> tuple[str | None, str | None]:

@@ -175,6 +175,7 @@ class Client:
     ) -> None:
         """Write the rows. *again*: the ids may be known; *repeated*: an earlier try may have landed."""
         store = self._home.store
+        store.tell_time(connection)  # for the next job: this one's times are sealed
         if not (again or repeated):
             if len(jobs) == 1:
                 store.jobs.insert(connection, jobs[0])

@@ -9,6 +9,9 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
+FRESH = 60.0
+"""Seconds for which a reading of the database's clock is good: clocks that nobody sets drift by 10 ms in it."""
+
 
 class Clock:
     """The machine's time. Tests put a turned one in its place."""
@@ -38,13 +41,18 @@ class DatabaseClock:
         """Whether the database has been asked at least once."""
         return self._reading is not None
 
-    def learn(self, told: datetime, asked_at: float) -> None:
-        """Remember that the database said *told* in answer to a question asked at *asked_at* (monotonic).
+    def learn(self, told: datetime) -> None:
+        """Remember that the database has just said that it is *told*.
 
-        The answer was made somewhere between question and reply; the middle is off by half the
-        round trip at most.
+        Taken as the time of the reply, though it was read a little before. So ``now`` runs behind the
+        database by a round trip at most, and never ahead: a job that is due "now" is due for the database.
         """
-        self._reading = (told, (asked_at + self.local.monotonic()) / 2)
+        self._reading = (told, self.local.monotonic())
+
+    @property
+    def stale(self) -> bool:
+        """Whether the reading is so old that two machines' clocks may have drifted apart by more than a trifle."""
+        return self._reading is None or self.local.monotonic() - self._reading[1] > FRESH
 
     def now(self) -> datetime:
         """The database's time by the last reading; the machine's own before the first."""

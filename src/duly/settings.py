@@ -101,10 +101,10 @@ def _from_environment() -> dict[str, str]:
 def _from_file(file: Path, faults: list[str]) -> Mapping[str, Any]:
     try:
         with file.open("rb") as handle:
-            found = tomllib.load(handle).get("tool", {}).get("duly", {})
+            found = _table(_table(tomllib.load(handle), "tool"), "duly")
     except FileNotFoundError:
         return {}
-    except (OSError, tomllib.TOMLDecodeError) as fault:
+    except (OSError, ValueError) as fault:  # TOMLDecodeError is a ValueError
         faults.append(f"{file.name} cannot be read: {fault}")
         return {}
     if "keys" in found:
@@ -112,6 +112,13 @@ def _from_file(file: Path, faults: list[str]) -> Mapping[str, Any]:
             f"[tool.duly] keys in {file.name}: keys do not belong in a file under version control; {_ENV}KEYS"
         )
     return {name: value for name, value in found.items() if name != "keys"}
+
+
+def _table(parent: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = parent.get(name, {})
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{name} must be a table ([tool.duly]), not {found!r}")  # noqa: TRY004 - a fault of the file
+    return found
 
 
 def _text(value: object) -> str:

@@ -128,7 +128,12 @@ class Books:
                 yield f"{job}: succeeded without its effect"
             if found and not succeeded:
                 yield f"{job}: has an effect, but {row.outcome if row else 'no outcome'}"
-            if row is not None and succeeded and found and (found[0].claim, found[0].worker) != (row.claim, row.worker):
+            if (
+                row is not None
+                and succeeded
+                and found
+                and (found[0].claim, found[0].worker) != (row.claim, row.worker)
+            ):
                 yield f"{job}: done by claim {found[0].claim}, the ledger says {row.claim}"
 
     # ── (c) ───────────────────────────────────────────────────────────────────────────────────
@@ -152,7 +157,11 @@ class Books:
             row = ended.get(job) or left.get(job)
             if row is not None and row.claim < last:
                 yield f"{job}: claim {last} was started, the database knows {row.claim}"
-            if job in ended and ended[job].outcome == "succeeded" and ended[job].claim not in {s.claim for s in begun}:
+            if (
+                job in ended
+                and ended[job].outcome == "succeeded"
+                and ended[job].claim not in {s.claim for s in begun}
+            ):
                 yield f"{job}: succeeded in claim {ended[job].claim}, which never started"
         for row in self.ended:
             if row.outcome == "succeeded" and row.job in self.promised and row.job not in starts:
@@ -180,7 +189,9 @@ def read(database: Database, journal: Path) -> Books:
     """The books as journal and database have them; who enqueued what is for the caller to fill in."""
     return Books(
         starts=[
-            Start(*(line[name] for name in ("job", "claim", "attempt", "worker", "at", "run_at", "expires_at")))
+            Start(
+                *(line[name] for name in ("job", "claim", "attempt", "worker", "at", "run_at", "expires_at"))
+            )
             for line in lines(journal)
             if line["event"] == "start"
         ],

@@ -50,4 +50,6 @@ def on_sqlite(zygote: Zygote, sqlite_database: Database, tmp_path: Path) -> Iter
 @pytest.fixture
 def on_private(zygote: Zygote, private_postgresql: Cluster, tmp_path: Path) -> Iterator[Ground]:
     """On a PostgreSQL that the test may stop and kill."""
-    yield from _ground(Database("postgresql", private_postgresql.url, private_postgresql.url), tmp_path, zygote)
+    yield from _ground(
+        Database("postgresql", private_postgresql.url, private_postgresql.url), tmp_path, zygote
+    )

@@ -130,7 +130,9 @@ class Ground:
 
     def started(self, job: str, times: int = 1) -> dict[str, Any]:
         """Wait until the job has started so often; its last start."""
-        return until(lambda: len(self.starts(job)) >= times and self.starts(job)[-1], f"start {times} of {job}")
+        return until(
+            lambda: len(self.starts(job)) >= times and self.starts(job)[-1], f"start {times} of {job}"
+        )
 
     def row(self, job: str, *columns: str) -> tuple[Any, ...] | None:
         """Columns of an unfinished job."""

@@ -21,7 +21,9 @@ def main() -> int:
     for order in range(orders):
         with Session(app.store.engine) as session:
             mine = effect.using(session=session).enqueue(order)
-            session.execute(text("INSERT INTO orders VALUES (:number)"), {"number": number * 1_000_000 + order})
+            session.execute(
+                text("INSERT INTO orders VALUES (:number)"), {"number": number * 1_000_000 + order}
+            )
             if order % 5 == 4:
                 session.rollback()
                 note_down("undone", job=str(mine.id))

@@ -99,9 +99,7 @@ def effect(n: int, pause: float = 0.0, *, ctx: Context = given, session: Session
 
 
 @duties.task(effects="transactional", retry=SOON)
-async def aeffect(
-    n: int, pause: float = 0.0, *, ctx: Context = given, session: AsyncSession = given
-) -> None:
+async def aeffect(n: int, pause: float = 0.0, *, ctx: Context = given, session: AsyncSession = given) -> None:
     await (await session.connection()).run_sync(write_effect, ctx)
     if pause:
         await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=pause)

@@ -16,7 +16,10 @@ Record = Callable[[str, object], None]
 
 
 def test_8_processes_10_000_jobs_each_once(ground: Ground, record_property: Record) -> None:
-    jobs, transactional = (100_000 if LONG else 10_000), (300 if ground.database.name == "postgresql" else 100)
+    jobs, transactional = (
+        (100_000 if LONG else 10_000),
+        (300 if ground.database.name == "postgresql" else 100),
+    )
     ground.enqueue(*(effect.call(n) for n in range(transactional)))
     ground.enqueue(*(note.call(n) for n in range(jobs - transactional)))
     terminal = ground.terminal(processes=8)
@@ -26,7 +29,11 @@ def test_8_processes_10_000_jobs_each_once(ground: Ground, record_property: Reco
     assert Counter(row.outcome for row in books.ended) == {"succeeded": jobs}
     assert len(books.starts) == jobs
     times = sorted(start.at for start in books.starts)
-    figures(record_property, jobs_a_second=jobs / (times[-1] - times[0]), processes=len({s.worker for s in books.starts}))
+    figures(
+        record_property,
+        jobs_a_second=jobs / (times[-1] - times[0]),
+        processes=len({s.worker for s in books.starts}),
+    )
 
 
 def test_workoff_with_3_processes_leaves_nothing_and_leaves(ground: Ground) -> None:
@@ -40,7 +47,9 @@ def test_workoff_with_3_processes_leaves_nothing_and_leaves(ground: Ground) -> N
     assert terminal.ended() == 0
     assert terminal.children == []
     ground.check(calm=True, finished=False)
-    assert ground.database.rows("SELECT count(*) FROM duly_executions WHERE outcome = 'succeeded'") == [(len(jobs),)]
+    assert ground.database.rows("SELECT count(*) FROM duly_executions WHERE outcome = 'succeeded'") == [
+        (len(jobs),)
+    ]
     assert [row.job for row in ground.books().unfinished] == later
     assert ground.database.rows("SELECT count(*) FROM duly_workers") == [(0,)]
 
@@ -72,8 +81,15 @@ def test_two_terminals_on_one_sqlite_file(on_sqlite: Ground, record_property: Re
     books = ground.check(calm=True)
     assert ground.lines("locked") == []
     assert not any("locked" in one.words() for one in (*terminals, *shops))
-    assert ground.database.rows("SELECT count(*) FROM orders") == [(len(ground.lines("promised", task="effect")),)]
-    figures(record_property, jobs=len(books.ended), rolled_back=len(ground.undone), workers=len({s.worker for s in books.starts}))
+    assert ground.database.rows("SELECT count(*) FROM orders") == [
+        (len(ground.lines("promised", task="effect")),)
+    ]
+    figures(
+        record_property,
+        jobs=len(books.ended),
+        rolled_back=len(ground.undone),
+        workers=len({s.worker for s in books.starts}),
+    )
 
 
 def take_promises(ground: Ground) -> None:

@@ -38,7 +38,9 @@ def kill_one(terminal: Terminal) -> bool:
     return bool(victims)
 
 
-def test_killed_under_load_nothing_is_lost_and_nothing_doubled(ground: Ground, record_property: Record) -> None:
+def test_killed_under_load_nothing_is_lost_and_nothing_doubled(
+    ground: Ground, record_property: Record
+) -> None:
     terminal = ground.terminal(processes=4, test_patient=1)
     terminal.workers(4)
     kills, deadline = 0, time.monotonic() + (60 if LONG else 4)
@@ -53,10 +55,19 @@ def test_killed_under_load_nothing_is_lost_and_nothing_doubled(ground: Ground, r
     rescued = ground.database.rows("SELECT count(*), max(rescues) FROM duly_executions WHERE rescues > 0")
     assert rescued[0][0] > 0, "no kill met a running job: this run shows nothing"
     again = len(books.starts) - len({start.job for start in books.starts})
-    figures(record_property, kills=kills, jobs=len(books.ended), rescued=rescued[0][0], most=rescued[0][1], again=again)
+    figures(
+        record_property,
+        kills=kills,
+        jobs=len(books.ended),
+        rescued=rescued[0][0],
+        most=rescued[0][1],
+        again=again,
+    )
 
 
-def test_a_killed_workers_job_starts_again_long_before_the_lease(ground: Ground, record_property: Record) -> None:
+def test_a_killed_workers_job_starts_again_long_before_the_lease(
+    ground: Ground, record_property: Record
+) -> None:
     """Its supervisor saw it die: as a share of the lease, since machines differ."""
     lease, waits = 15.0, []
     terminal = ground.terminal(processes=2, lease=lease, test_patient=1)

@@ -12,7 +12,7 @@ from benchmarks.__main__ import main
 from benchmarks.figures import Figure, percentile
 from tests.databases import Database
 
-TINY = ["--jobs", "300", "--rounds", "2", "--samples", "3", "--watch", "0.2", "--gaps", "0.01", "0.05"]
+TINY = ["--jobs", "300", "--rounds", "1", "--samples", "3", "--watch", "0.2", "--gaps", "0.01", "0.05"]
 BESIDE_BARE = {
     "drain": "bare exchange",
     "drain, with a key": "bare exchange",
@@ -50,7 +50,7 @@ def test_each_figure_is_measured_beside_its_bare_statement(
     for name, beside in (BESIDE_BARE | bulk).items():
         figure = figures[name]
         assert figure["bare"]["name"] == beside
-        assert len(figure["values"]) == len(figure["bare"]["values"]) == 2
+        assert len(figure["values"]) == len(figure["bare"]["values"]) == 1
         assert 0 < figure["ratio"]["min"] <= figure["ratio"]["median"] <= figure["ratio"]["max"]
 
     shown = capsys.readouterr().out
@@ -58,10 +58,14 @@ def test_each_figure_is_measured_beside_its_bare_statement(
     assert max(map(len, shown.splitlines())) <= 80
 
 
-def test_nothing_of_the_benchmark_is_left_in_the_database(postgresql_database: Database, tmp_path: Path) -> None:
+def test_nothing_of_the_benchmark_is_left_in_the_database(
+    postgresql_database: Database, tmp_path: Path
+) -> None:
     arguments = ["--only", "enqueue", "--jobs", "20", "--rounds", "1", "--database", postgresql_database.url]
     assert measured(arguments, tmp_path)[0] == 0
-    left = postgresql_database.rows("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'duly_bench_%'")
+    left = postgresql_database.rows(
+        "SELECT nspname FROM pg_namespace WHERE starts_with(nspname, 'duly_bench')"
+    )
     assert left == []
 
 

@@ -248,7 +248,6 @@ def test_options_out_of_bounds_are_refused_before_anything_is_written(
     assert calls(app) == []
 
 
-@pytest.mark.xfail(strict=True, raises=OverflowError, reason="Options.read does not catch OverflowError yet")
 @pytest.mark.parametrize("at", ["run_at", "expires_at"])
 @pytest.mark.parametrize(
     "edge",

@@ -153,11 +153,6 @@ def test_a_file_that_cannot_be_read_is_a_fault_and_one_that_is_not_there_is_none
     assert Settings.read(pyproject=pyproject("[tool.other]\nx = 1\n")).threads == 5
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=(AttributeError, TypeError),
-    reason="a [tool] or [tool.duly] that is no table breaks the reader",
-)
 @pytest.mark.parametrize("text", ["tool = 5\n", "[tool]\nduly = 5\n"])
 def test_a_file_of_another_shape_is_a_fault(pyproject: Any, text: str) -> None:
     with pytest.raises(SettingsError):

@@ -58,13 +58,15 @@ class Stage:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.sqlite = database.name == "sqlite"
-        self.patience = PATIENCE
+        self.patience = 5.0
         self._made: list[Duly] = []
         self._hands: list[Hand] = []
 
     # ── who plays ─────────────────────────────────────────────────────────────────────────────
 
-    def app(self, *, settings: dict[str, Any] | None = None, on: Database | None = None, **options: Any) -> App:
+    def app(
+        self, *, settings: dict[str, Any] | None = None, on: Database | None = None, **options: Any
+    ) -> App:
         """An app with open, migrated tables and short polls."""
         app = App((on or self.database).url, **options)
         app.settings = replace(app.settings, poll=0.02, **(settings or {}))
@@ -104,7 +106,9 @@ class Stage:
     def audited(self, app: Duly) -> list[tuple[str, str, UUID | None]]:
         audit = app.store.tables.audit.c
         with app.store.reading() as connection:
-            rows = connection.execute(select(audit.actor, audit.action, audit.job_id).order_by(audit.at, audit.id))
+            rows = connection.execute(
+                select(audit.actor, audit.action, audit.job_id).order_by(audit.at, audit.id)
+            )
             return [tuple(row) for row in rows]
 
     def _one(self, app: Duly, statement: Any) -> dict[str, Any] | None:
@@ -118,7 +122,9 @@ class Stage:
         """Change columns of a job's row, past all rules."""
         jobs = app.store.tables.jobs
         with app.store.writing() as connection:
-            assert connection.execute(update(jobs).where(jobs.c.id == _id(job)).values(**columns)).rowcount == 1
+            assert (
+                connection.execute(update(jobs).where(jobs.c.id == _id(job)).values(**columns)).rowcount == 1
+            )
 
     def put_back(self, app: Duly, row: dict[str, Any] | None) -> None:
         """A row of jobs as it was once."""
@@ -168,7 +174,9 @@ class App(Duly):
 class Working:
     """A worker in a thread: ``with working(app) as worker: …``; it drains at the end."""
 
-    def __init__(self, app: Duly, *, queues: tuple[str, ...] = ("*",), threads: int = 2, **options: Any) -> None:
+    def __init__(
+        self, app: Duly, *, queues: tuple[str, ...] = ("*",), threads: int = 2, **options: Any
+    ) -> None:
         self.pump = Pump(app, Selection(queues), threads=threads, coroutines=10, **options)
         self.ids: list[str] = []
         self.clean: bool | None = None

@@ -349,7 +349,9 @@ def test_drain_gives_back_what_was_not_started_and_waits_for_what_runs(stage: St
     assert stopped.released == sum(stage.row(app, job)["claim"] for job in jobs[1:])  # type: ignore[index]
 
 
-def test_what_runs_beyond_the_grace_is_left_and_its_late_outcome_is_not_taken(stage: Stage, gate: Gate) -> None:
+def test_what_runs_beyond_the_grace_is_left_and_its_late_outcome_is_not_taken(
+    stage: Stage, gate: Gate
+) -> None:
     app = stage.app()
 
     @app.task

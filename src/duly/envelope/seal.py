@@ -9,7 +9,7 @@ Two kinds of envelope::
 The sub-key is that of the key id and the *day* (days since 2020-01-01, UTC) of sealing, so that no
 sub-key ever seals so much that random nonces could meet. The associated data is ``_FRAME`` (all
 lengths first, then the fields of fixed size), then header, label, task, queue and principal: with the
-lengths in front, nothing can be shifted from one field to its neighbour.
+lengths in front, nothing can be shifted from one field to its neighbor.
 """
 
 from __future__ import annotations

@@ -78,14 +78,12 @@ class Options:
         for name in given:
             if name not in names:
                 raise error(f"{where} has no option {name!r}{hint(name, names)}")
-        values: dict[str, Any] = {}
-        for pair, at, distance in (("run", "run_at", "run_in"), ("expires", "expires_at", "expires_in")):
-            if given.get(at) is not None and given.get(distance) is not None:
+        said = {name: value for name, value in given.items() if name in _CHECKS and value is not None}
+        for at, distance in (("run_at", "run_in"), ("expires_at", "expires_in")):
+            if at in said and distance in said:
                 raise error(f"{where}: give {at}= or {distance}=, not both")
-            values[pair] = given.get(at) if given.get(at) is not None else given.get(distance)
-        values |= {k: v for k, v in given.items() if k in _CHECKS and k not in _PAIRED}
         try:
-            return cls(**{k: v if v is None else _CHECKS[k](v) for k, v in values.items()})
+            return cls(**{_FIELDS.get(name, name): _CHECKS[name](value) for name, value in said.items()})
         except (TypeError, ValueError) as fault:
             raise error(f"{where}: {fault}") from None
 
@@ -111,12 +109,22 @@ def hint(name: str, known: Iterable[str]) -> str:
     return f"; there are {', '.join(names)}" if names else ""
 
 
-def _instant(name: str, value: object) -> datetime:
-    if not isinstance(value, datetime):
-        raise TypeError(f"{name}= must be an aware datetime, not {value!r}")
-    if value.utcoffset() is None:
-        raise ValueError(f"{name}= has no time zone; write e.g. datetime.now(UTC)")
-    return value.astimezone(UTC)
+def _instant(name: str) -> Callable[[object], datetime]:
+    def check(value: object) -> datetime:
+        if not isinstance(value, datetime):
+            raise TypeError(f"{name}= must be an aware datetime, not {value!r}")
+        if value.utcoffset() is None:
+            raise ValueError(f"{name}= has no time zone; write e.g. datetime.now(UTC)")
+        try:
+            return value.astimezone(UTC)
+        except OverflowError:
+            raise ValueError(f"{name}= is out of bounds: {value!r}") from None
+
+    return check
+
+
+def _distance(name: str) -> Callable[[object], timedelta]:
+    return lambda value: seconds(name, value)
 
 
 def seconds(name: str, value: object) -> timedelta:
@@ -130,13 +138,6 @@ def seconds(name: str, value: object) -> timedelta:
     if abs(span) > timedelta(days=36_500):
         raise ValueError(f"{name}= is out of bounds: {value!r} (at most a hundred years)")
     return span
-
-
-def _moment(at: str, distance: str) -> Callable[[object], datetime | timedelta]:
-    def check(value: object) -> datetime | timedelta:
-        return _instant(at, value) if isinstance(value, datetime) else seconds(distance, value)
-
-    return check
 
 
 def _positive(name: str) -> Callable[[object], timedelta]:
@@ -169,12 +170,15 @@ def _kind(name: str, kind: type) -> Callable[[object], Any]:
     return check
 
 
-_PAIRED = ("run", "expires")
+# Two ways to say one thing: a moment and a distance end in one field.
+_FIELDS = {"run_at": "run", "run_in": "run", "expires_at": "expires", "expires_in": "expires"}
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "queue": lambda value: check_name("queue", value),
     "priority": _whole("priority", LOWEST_PRIORITY, HIGHEST_PRIORITY),
-    "run": _moment("run_at", "run_in"),
-    "expires": _moment("expires_at", "expires_in"),
+    "run_at": _instant("run_at"),
+    "run_in": _distance("run_in"),
+    "expires_at": _instant("expires_at"),
+    "expires_in": _distance("expires_in"),
     "max_attempts": _whole("max_attempts", 1, MOST_ATTEMPTS),
     "retry": _kind("retry", Backoff),
     "max_run_time": _positive("max_run_time"),

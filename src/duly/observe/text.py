@@ -8,7 +8,7 @@ _BARE = re.compile(r"[^\s\"'=\\]+\Z")
 
 
 def one_line(text: str) -> str:
-    r"""*text* with everything that could move the cursor, colour it or begin a line written as an escape.
+    r"""*text* with everything that could move the cursor, color it or begin a line written as an escape.
 
     What is not printable (control characters, line ends, ANSI sequences, marks that turn the
     direction of writing, lone surrogates) becomes ``\n``, ``\x1b``, ``\u202e``.

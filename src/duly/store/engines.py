@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
@@ -15,9 +17,15 @@ _ASYNC_DRIVERS = {"asyncpg", "aiosqlite", "psycopg_async"}
 def make_engine(database: str, *, pool_size: int = 5) -> Engine:
     """An engine for the URL, on the driver that Duly's worker uses; ``SettingsError`` says what is wrong."""
     url = read_url(database)
-    options = {} if url.get_backend_name() == "sqlite" else {"pool_size": pool_size, "max_overflow": 20}
+    # Statements prepared on the server belong to a session, and behind a pooler the next one has another.
+    # Nor is much lost: tables that fill and empty within seconds want a plan made for what is there now.
+    server: dict[str, Any] = {
+        "pool_size": pool_size,
+        "max_overflow": 20,
+        "connect_args": {"prepare_threshold": None},
+    }
     try:
-        return create_engine(url, **options)
+        return create_engine(url, **({} if url.get_backend_name() == "sqlite" else server))
     except ModuleNotFoundError as error:
         raise _missing(error.name, url.get_backend_name()) from None
 

@@ -266,11 +266,7 @@ class Jobs:
         """One look at what is due: two probes of an index end."""
         jobs, clock = self.tables.jobs.c, self.dialect.clock
         next_run = select(func.min(jobs.run_at)).where(_is(jobs, "scheduled")).scalar_subquery()
-        next_expiry = (
-            select(func.min(jobs.expires_at))
-            .where(_is(jobs, *WAITING_WORDS))
-            .scalar_subquery()
-        )
+        next_expiry = select(func.min(jobs.expires_at)).where(_is(jobs, *WAITING_WORDS)).scalar_subquery()
         row = connection.execute(
             select(next_run.label("run"), next_expiry.label("expiry"), clock.label("now"))
         ).one()
@@ -316,6 +312,16 @@ class Jobs:
     def waiting_queues(self, connection: Connection) -> list[str]:
         """The queues that have available jobs."""
         return list(connection.scalars(self.dialect.waiting_queues()))
+
+    def due_soon(self, connection: Connection, queues: Sequence[str], within: timedelta) -> bool:
+        """Whether any waiting job of *queues* (all, where empty) is due now or within so short a time."""
+        jobs, clock = self.tables.jobs.c, self.dialect.clock
+        soon = select(jobs.id).where(
+            _is(jobs, *WAITING_WORDS), jobs.run_at <= clock + within, jobs.expires_at > clock
+        )
+        if queues:
+            soon = soon.where(jobs.queue.in_(list(queues)))
+        return connection.scalar(soon.limit(1)) is not None
 
     # ── lost and dead workers ─────────────────────────────────────────────────────────────────
 
@@ -488,7 +494,9 @@ def _is(columns: Any, *words: str) -> ColumnElement[bool]:
     only where its condition stands in the statement.
     """
     literals: list[ColumnElement[str]] = [literal_column(f"'{State(word).value}'") for word in words]
-    equal: ColumnElement[bool] = columns.state == literals[0] if len(words) == 1 else columns.state.in_(literals)
+    equal: ColumnElement[bool] = (
+        columns.state == literals[0] if len(words) == 1 else columns.state.in_(literals)
+    )
     return equal
 
 

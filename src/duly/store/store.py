@@ -16,7 +16,6 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine, inspect, select
 from sqlalchemy.exc import DBAPIError, UnboundExecutionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from duly.clock import Clock, DatabaseClock
@@ -27,11 +26,11 @@ from duly.store.jobs import Jobs
 from duly.store.ledger import Ledger
 from duly.store.line import Line
 from duly.store.schema import REVISIONS, Names, tables
-from duly.store.tasktransaction import AsyncTaskTransaction, TaskTransaction
+from duly.store.tasktransaction import AsyncTaskTransaction, TaskTransaction, async_session_class
 from duly.store.workers import Workers
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 
 class Store:
@@ -64,8 +63,7 @@ class Store:
             connection.rollback()
             with connection.begin():
                 self.installation = connection.scalar(select(self.tables.installation.c.id))
-                asked = self.clock.local.monotonic()
-                self.clock.learn(connection.execute(select(self.dialect.clock)).scalar_one(), asked)
+                self.tell_time(connection)
         self.adopt(self.engine)
 
     def adopt(self, engine: Engine) -> None:
@@ -133,7 +131,7 @@ class Store:
     @contextmanager
     def joined(self, connection: Connection) -> Iterator[Connection]:
         """The caller's own transaction, seen to be on the queue's database."""
-        self.recognise(connection)
+        self.recognize(connection)
         with self.guarded():
             self.dialect.join(connection)
             yield connection
@@ -148,7 +146,7 @@ class Store:
                 yield connection
                 await connection.commit()
 
-    def recognise(self, connection: Connection) -> None:
+    def recognize(self, connection: Connection) -> None:
         """Check, once an engine, that a connection is on the queue's database; else ``WrongDatabase``.
 
         Asked through the connection itself (which installation do you see?), since two URLs may name
@@ -172,11 +170,16 @@ class Store:
             )
         self.adopt(connection.engine)
 
+    def tell_time(self, connection: Connection) -> None:
+        """Read the database's clock again when the last reading is old."""
+        if self.clock.stale:
+            self.clock.learn(connection.execute(select(self.dialect.clock)).scalar_one())
+
     def owns(self, session: Any) -> bool:
         """Whether a session of the application's is on the queue's database; an unbound one will be."""
         with self.guarded():
             try:
-                self.recognise(session.connection())
+                self.recognize(session.connection())
             except UnboundExecutionError:
                 return True
             except WrongDatabase:
@@ -199,7 +202,7 @@ class Store:
 
     def own_async_session(self, factory: Callable[..., AsyncSession] | None) -> AsyncSession:
         """The same for async tasks."""
-        return factory() if factory is not None else AsyncSession(self.async_engine)
+        return factory() if factory is not None else async_session_class()(self.async_engine)
 
     def line(self, *, lock: float, statement: float) -> Line:
         """A worker's own connection, with its own short time-outs in seconds."""

@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
 from duly.errors import CommitInTask, TransactionEnded
 from duly.model.job import ClaimedJob
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
     from duly.store.store import Store
 
 ENDED = "something other than Duly has ended the task's transaction (a raw COMMIT or ROLLBACK, or DDL that commits)"
@@ -181,7 +182,7 @@ class AsyncTaskTransaction:
     ) -> None:
         self._store = store
         self._steps = _Steps(store, worker, job, run_time=run_time, lease=lease)
-        self._factory = session or AsyncSession
+        self._factory = session
         self._session: AsyncSession | None = None
         self._connection: AsyncConnection | None = None
 
@@ -206,7 +207,8 @@ class AsyncTaskTransaction:
     def session(self) -> AsyncSession:
         """For a task that asks for an ``AsyncSession``."""
         if self._session is None:
-            self._session = self._factory(bind=self.connection, join_transaction_mode="create_savepoint")
+            factory = self._factory or async_session_class()
+            self._session = factory(bind=self.connection, join_transaction_mode="create_savepoint")
         return self._session
 
     async def finish(self, started_at: datetime, result: bytes | None) -> None:
@@ -245,3 +247,10 @@ class AsyncTaskTransaction:
             if part is not None:
                 with suppress(SQLAlchemyError):
                     await part.close()
+
+
+def async_session_class() -> type[AsyncSession]:
+    """SQLAlchemy's own. Its async part needs greenlet, which only async applications have."""
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    return AsyncSession

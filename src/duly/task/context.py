@@ -63,7 +63,7 @@ class Context:
 
     @property
     def cancelled(self) -> bool:
-        """Whether this attempt should stop: cancelled by a person, out of time, or its worker is stopping."""
+        """Whether this attempt should stop, since the job is no longer this worker's: nothing it reports will count."""
         return self.cancellation.is_set()
 
     def check(self) -> None:

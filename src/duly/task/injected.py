@@ -1,4 +1,4 @@
-"""What Duly can give to a task: recognised by type hint, without importing SQLAlchemy.
+"""What Duly can give to a task: recognized by type hint, without importing SQLAlchemy.
 
 A hint is injectable when a class of its MRO is one of those below by module and qualified name. If
 the hint is such a class then whoever wrote it has imported the library; we never need to.

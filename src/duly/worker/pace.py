@@ -39,6 +39,13 @@ class Pace:
             self._async_share += 0.2 * (share - self._async_share)
             self._async_share = min(max(self._async_share, 0.05), 0.95)
 
+    def stall(self) -> None:
+        """Jobs that were claimed ahead have waited for too long: whatever was measured, claim no more ahead.
+
+        Else what is given back would be taken again at once, and an idle worker beside us never got it.
+        """
+        self._typical = SLOW
+
     def room(self, held_sync: int, held_async: int) -> int:
         """How many jobs to claim now, with so many held in each lane."""
         ahead = int(self._threads * AHEAD / self._typical) - max(0, held_sync - self._threads)

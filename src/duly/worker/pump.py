@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -42,7 +43,7 @@ from duly.model.states import Outcome
 from duly.worker.executor import Executor
 from duly.worker.pace import BATCH, Pace
 from duly.worker.pool import Loop, Threads
-from duly.worker.queues import Selection
+from duly.worker.queues import EVERYTHING, Selection
 from duly.worker.services.membership import Membership
 from duly.worker.services.upkeep import Rescue, Upkeep
 from duly.worker.ticket import Done, Ticket
@@ -57,6 +58,7 @@ UNSTARTED = 1.0
 """Seconds that a claimed job may wait here before it is given back."""
 
 SHORTEST_REST = 0.005
+SOON = timedelta(milliseconds=50)
 LOCK_WAIT, STATEMENT_WAIT = 2.0, 10.0
 
 
@@ -136,7 +138,18 @@ class Pump:
     def _over(self) -> bool:
         if self._drain_until is not None:
             return not self._held or self._clock.monotonic() >= self._drain_until
-        return self._until_empty and self._dry and not self._held
+        return self._until_empty and self._dry and not self._held and not self._more_soon()
+
+    def _more_soon(self) -> bool:
+        """Whether a job is due in a moment: one put back without a wait, or enqueued just now."""
+        try:
+            with self._transaction() as connection:
+                every = EVERYTHING[0] in self._queues.patterns
+                names = [] if every else self._names(connection)
+                return (every or bool(names)) and self._store.jobs.due_soon(connection, names, SOON)
+        except DatabaseError as error:
+            self._stumble(error)
+            return True
 
     def _leave(self) -> bool:
         """Stop the lanes, record what ended, take our row out; False when something still runs."""
@@ -251,7 +264,9 @@ class Pump:
 
     def _reports(self) -> dict[UUID, Report]:
         """What to hand in: outcomes, and jobs that have waited here for too long."""
-        self._take_back(self._stale())
+        if stale := self._stale():
+            self._pace.stall()
+            self._take_back(stale)
         return {identity: done.report for identity, done in list(self._finished.items())[: 2 * BATCH]}
 
     def _stale(self) -> list[Ticket]:
@@ -376,6 +391,8 @@ class Pump:
 
     def _disown(self) -> None:
         """Our row is gone: others count us as dead. We hold nothing; what runs is told to stop."""
+        if not self.membership.joined:
+            return  # done before; the database went away before we could join anew
         self._home.emitter.emit(
             Notice(f"worker {self.membership.id} was taken for dead; it drops its jobs and takes a new id")
         )

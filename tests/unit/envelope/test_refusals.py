@@ -83,7 +83,7 @@ class OwnJson(BaseModel):
     f: float
 
 
-class Colour(Enum):
+class Color(Enum):
     RED = (255, 0, 0)
 
 
@@ -138,7 +138,7 @@ INF = float("inf")
         (str, "a\ud800", "x holds a lone surrogate, which is not text"),
         (Any, ["a\udfff"], "x holds a lone surrogate"),
         (Any, [10**5000], "number too long"),
-        (Colour, Colour.RED, "x does not fit|would not come back"),
+        (Color, Color.RED, "x does not fit|would not come back"),
         (Callable, len, "x cannot be written as JSON"),
     ],
 )

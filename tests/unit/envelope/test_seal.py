@@ -160,7 +160,7 @@ COLUMNS = st.tuples(TEXTS, TEXTS, TEXTS, st.none() | TEXTS)
 
 
 @given(COLUMNS, COLUMNS)
-def test_nothing_moves_from_one_column_to_its_neighbour(one, other):
+def test_nothing_moves_from_one_column_to_its_neighbor(one, other):
     (label, task, queue, principal), (label2, task2, queue2, principal2) = one, other
     blob = SEALER.seal(label, BOUND._replace(task=task, queue=queue, principal=principal), BODY)
     elsewhere = BOUND._replace(task=task2, queue=queue2, principal=principal2)

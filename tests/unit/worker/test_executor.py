@@ -65,7 +65,7 @@ def test_expiry_goes_by_the_databases_clock(bench: Bench) -> None:
     def late() -> None: ...
 
     job = bench.job(late.call())
-    bench.app.store.clock.learn(job.expires_at, bench.clock.monotonic())
+    bench.app.store.clock.learn(job.expires_at)
     report: Any = bench.run(job)
     assert report.outcome is Outcome.EXPIRED
 
@@ -323,7 +323,9 @@ def test_an_exception_is_a_failed_attempt_and_another_follows(bench: Bench) -> N
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), BaseException("x")])
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_even_what_ends_a_process_is_only_a_failed_attempt(bench: Bench, error: BaseException, kind: str) -> None:
+def test_even_what_ends_a_process_is_only_a_failed_attempt(
+    bench: Bench, error: BaseException, kind: str
+) -> None:
     if kind == "sync":
         fail = raising(bench, error)
     else:
@@ -367,7 +369,9 @@ AT = datetime(2026, 5, 2, tzinfo=UTC)
         (Snooze(), False, timedelta(seconds=60), None),
     ],
 )
-def test_a_task_may_say_when_it_comes_again(bench: Bench, error: Any, counted: bool, after: Any, at: Any) -> None:
+def test_a_task_may_say_when_it_comes_again(
+    bench: Bench, error: Any, counted: bool, after: Any, at: Any
+) -> None:
     report: Any = bench.run(bench.job(raising(bench, error).call()))
     assert (type(report), report.counted, report.after, report.at) == (PutBack, counted, after, at)
 
@@ -470,7 +474,11 @@ def test_a_result_that_cannot_be_kept_ends_the_job_as_failed(bench: Bench, kind:
             return value  # type: ignore[no-any-return]
 
     report: Any = bench.run(bench.job(odd.call()))
-    assert (type(report), report.outcome, report.cause) == (Ended, Outcome.FAILED, "its result cannot be kept")
+    assert (type(report), report.outcome, report.cause) == (
+        Ended,
+        Outcome.FAILED,
+        "its result cannot be kept",
+    )
 
 
 def test_an_odd_result_that_nobody_keeps_harms_nobody(bench: Bench) -> None:
@@ -492,7 +500,9 @@ def _levels(**said: Any) -> Any:
 
 
 def test_the_nearer_level_wins() -> None:
-    retry = {level: {"retry": Backoff.fixed(n)} for n, level in enumerate(("app", "queue", "task", "call"), 1)}
+    retry = {
+        level: {"retry": Backoff.fixed(n)} for n, level in enumerate(("app", "queue", "task", "call"), 1)
+    }
     assert _levels(**retry).after == timedelta(seconds=4)
     del retry["call"]
     assert _levels(**retry).after == timedelta(seconds=3)

@@ -53,7 +53,9 @@ class Scene:
         store: Any = SimpleNamespace(
             workers=self.workers,
             clock=DatabaseClock(self.clock),
-            dialect=SimpleNamespace(beats=beats, hold_liveness=self.held.add, drop_liveness=self.held.discard),
+            dialect=SimpleNamespace(
+                beats=beats, hold_liveness=self.held.add, drop_liveness=self.held.discard
+            ),
         )
         self.membership = Membership(store, Settings(lease=LEASE, beat=BEAT), self.clock, "*")
         self.membership.join(CONNECTION)
@@ -109,7 +111,9 @@ def test_a_beat_that_failed_once_and_came_in_time_breaks_nothing(scene: Scene) -
     assert scene.membership.may_judge()
 
 
-@pytest.mark.parametrize("jump", [timedelta(seconds=60), timedelta(seconds=-60), timedelta(seconds=BEAT + 0.1)])
+@pytest.mark.parametrize(
+    "jump", [timedelta(seconds=60), timedelta(seconds=-60), timedelta(seconds=BEAT + 0.1)]
+)
 def test_a_jump_of_the_databases_clock_begins_the_lease_anew(scene: Scene, jump: timedelta) -> None:
     scene.beat_for_a_lease()
     scene.workers.ahead += jump

@@ -111,8 +111,6 @@ def test_a_thread_that_hangs_is_told(lanes: Lanes) -> None:
     assert lane.stop(PATIENCE)
 
 
-
-
 def test_the_loop_starts_with_the_first_job(lanes: Lanes) -> None:
     lane = lanes.loop()
     assert lane._thread is None
@@ -206,7 +204,9 @@ def test_a_coroutine_that_swallows_its_cancellation_is_told(lanes: Lanes) -> Non
     lanes.next()
 
 
-def test_what_breaks_around_a_coroutine_puts_its_job_back(lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_breaks_around_a_coroutine_puts_its_job_back(
+    lanes: Lanes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: Any) -> Attempt:
         raise RuntimeError("ours")
 

@@ -31,7 +31,7 @@ ENDED = (
 """The columns that go from a job's row into its ledger row as they are."""
 
 BEST_FIRST = attrgetter("priority", "run_at", "id.int")
-"""The order of claimed jobs. The id by its number: UUIDs compare in Python, and many jobs are due in one millisecond."""
+"""The order of claimed jobs. The id by its number, since UUIDs compare in Python, and many are due at once."""
 
 
 @dataclass(slots=True)

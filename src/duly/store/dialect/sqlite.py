@@ -8,6 +8,7 @@ import os
 import sqlite3
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -30,7 +31,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import sqlite
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from duly.errors import DatabaseBusy, DulyError, SchemaError, SettingsError, WrongDatabase
 from duly.model.job import ClaimedJob, NewJob
@@ -146,7 +147,9 @@ class SQLite(StoreDialect):
             )
         self._folder = Path(f"{file}.duly")
         _step_out(connection)
-        connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+        if connection.exec_driver_sql("PRAGMA journal_mode").scalar() != "wal":
+            with suppress(OperationalError):  # somebody writes: it is tried again with the next opening
+                connection.exec_driver_sql("PRAGMA journal_mode = WAL")
 
     def begin(self, connection: Connection) -> None:
         """BEGIN IMMEDIATE: a deferred transaction that upgrades fails at once, again and again."""

@@ -46,7 +46,6 @@ class Membership:
         """Enter the table under a new id, before any claim."""
         name = new_worker_id()
         self._store.dialect.hold_liveness(name)
-        asked = self._clock.monotonic()
         try:
             now = self._store.workers.register(
                 connection, name, host=socket.gethostname(), pid=os.getpid(), queues=self._queues
@@ -55,17 +54,15 @@ class Membership:
             self._store.dialect.drop_liveness(name)
             raise
         self.id = name
-        self._store.clock.learn(now, asked)
+        self._store.clock.learn(now)
         self._land(now, fresh=True)
 
     def beat(self, connection: Connection) -> bool:
         """Show that we live; False when our row is gone: we count as dead and hold nothing any more."""
-        asked = self._clock.monotonic()
         now = self._store.workers.beat(connection, self.id)
         if now is None:
-            self.forget()
             return False
-        self._store.clock.learn(now, asked)
+        self._store.clock.learn(now)
         self._land(now)
         return True
 
