@@ -47,6 +47,11 @@ class Ground:
             terminal.end()
         self.app.close()
 
+    def reopen(self, **options: Any) -> None:
+        """The app anew, with other options."""
+        self.app.close()
+        self.app = Duly(self.database.url, include=[duties], **options)
+
     # ── processes ─────────────────────────────────────────────────────────────────────────────
 
     def terminal(

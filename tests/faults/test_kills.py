@@ -24,7 +24,7 @@ NUMBERS = count()
 def load(database: str) -> Iterator[Call[object]]:
     """A hand full of jobs of every kind. SQLite has one writer, so there nobody dawdles in a transaction."""
     slow = 0.02 if database == "postgresql" else 0.001
-    for _ in range(10):
+    for _ in range(4):
         yield effect.call(next(NUMBERS), random.uniform(0, slow))
         yield aeffect.call(next(NUMBERS), random.uniform(0, slow))
         yield note.call(next(NUMBERS))

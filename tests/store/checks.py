@@ -270,7 +270,7 @@ def check_rescue_passes_over_rows_that_a_frozen_transaction_holds(scene: Scene) 
         worker.finish_within(connection, frozen)
         worker.die()
         with scene.store.line(lock=0.3, statement=5).transaction() as line:
-            rescued = scene.store.jobs.offer_again(line, scene.store.jobs.orphaning_workers(line))
+            rescued = scene.store.rescue.offer_again(line, scene.store.rescue.orphaning_workers(line))
         assert [row.id for row in rescued] == [free.id]
     assert scene.rescue() == [frozen.id]
 

@@ -20,7 +20,7 @@ from duly.model.report import Ended, PutBack, Released, Report, Succeeded
 from duly.model.states import Outcome, State
 from duly.store import Store
 from duly.store.dialect import Exchanged
-from duly.store.jobs import Settled
+from duly.store.outcomes import Settled
 
 LEASE = timedelta(seconds=15)
 HOUR = timedelta(hours=1)
@@ -149,16 +149,16 @@ class Scene:
 
     def rescue(self, judge: str = "judge", lease: timedelta = LEASE) -> list[UUID]:
         """As ``services.upkeep.Rescue`` does it."""
-        jobs = self.store.jobs
+        rescue = self.store.rescue
         with self.store.writing() as connection:
             dead = self.store.dialect.dead_workers(connection, lease, judge)
-            gone = list(dict.fromkeys([*dead, *jobs.orphaning_workers(connection)]))
-            return [row.id for row in jobs.offer_again(connection, gone)]
+            gone = list(dict.fromkeys([*dead, *rescue.orphaning_workers(connection)]))
+            return [row.id for row in rescue.offer_again(connection, gone)]
 
     def upkeep(self) -> tuple[int, list[UUID]]:
         with self.store.writing() as connection:
-            promoted = self.store.jobs.promote(connection)
-            return promoted, [row.id for row in self.store.jobs.expire(connection)]
+            promoted = self.store.upkeep.promote(connection)
+            return promoted, [row.id for row in self.store.upkeep.expire(connection)]
 
     # ── what the database holds ───────────────────────────────────────────────────────────────
 

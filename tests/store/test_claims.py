@@ -118,7 +118,7 @@ def test_hundreds_of_queues_are_claimed_in_one_exchange(scene: Scene) -> None:
     jobs = [new_job(queue=f"tenant-{n}", priority=-n) for n in range(700)]
     with scene.store.writing() as connection:
         scene.store.jobs.insert_many(connection, jobs)
-        queues = scene.store.jobs.waiting_queues(connection)
+        queues = scene.store.upkeep.waiting_queues(connection)
     assert len(queues) == 700
     worker = scene.worker()
     assert [job.queue for job in worker.claim(3, *queues)] == ["tenant-699", "tenant-698", "tenant-697"]

@@ -18,7 +18,7 @@ from sqlalchemy import TextClause, insert, literal, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from duly.errors import DatabaseBusy
-from duly.store.jobs import _is
+from duly.store.statements import in_state
 from tests.store import checks
 from tests.store.checks import RENDEZVOUS
 from tests.store.scene import Scene
@@ -82,7 +82,7 @@ class WithoutFence:
         self.any_worker, self.any_claim = any_worker, any_claim
 
     def __call__(self, scene: Scene, patch: Patch) -> None:
-        jobs: Any = scene.store.jobs
+        outcomes: Any = scene.store.outcomes
         table = scene.store.tables.jobs
         any_worker, any_claim = self.any_worker, self.any_claim
 
@@ -95,7 +95,7 @@ class WithoutFence:
                 return {(row.id, claim): row for row in rows for claim in range(20)}
             return {(row.id, row.claim): row for row in rows}
 
-        patch.setattr(jobs, "_held", MethodType(held, jobs))
+        patch.setattr(outcomes, "_held", MethodType(held, outcomes))
 
 
 # ── what is broken ────────────────────────────────────────────────────────────────────────────
@@ -177,15 +177,15 @@ def claim_keeps_its_number(scene: Scene, patch: Patch) -> None:
 
 def put_back_lowers_the_claim(scene: Scene, patch: Patch) -> None:
     """As if what was given back had never been claimed."""
-    jobs: Any = scene.store.jobs
-    honest, table = jobs._update, scene.store.tables.jobs
+    outcomes: Any = scene.store.outcomes
+    honest, table = outcomes._update, scene.store.tables.jobs
 
     def lowered(connection: Any, updates: list[dict[str, Any]]) -> None:
         honest(connection, updates)
         ids = [row["job"] for row in updates]
         connection.execute(update(table).where(table.c.id.in_(ids)).values(claim=table.c.claim - 1))
 
-    patch.setattr(jobs, "_update", lowered)
+    patch.setattr(outcomes, "_update", lowered)
 
 
 def finish_without_expiry(scene: Scene, patch: Patch) -> None:
@@ -248,13 +248,13 @@ def rescue_in_one_step(scene: Scene, patch: Patch) -> None:
 
     It waits at the rendezvous after its snapshot was taken, where any scheduler may let it wait.
     """
-    jobs: Any = scene.store.jobs
+    rescue: Any = scene.store.rescue
     table, workers = scene.store.tables.jobs, scene.store.tables.workers
 
     def offer_again(connection: Any, names: Any, limit: int = 500) -> Any:
         gone = ~select(workers.c.id).where(workers.c.id == table.c.worker).exists()
         wait = text(f"(SELECT pg_advisory_xact_lock_shared({RENDEZVOUS})) IS NOT NULL")
-        orphans = select(table).where(_is(table.c, "running"), wait, gone).with_for_update(skip_locked=True)
+        orphans = select(table).where(in_state(table.c, "running"), wait, gone).with_for_update(skip_locked=True)
         rows = connection.execute(orphans).all()
         connection.execute(
             update(table)
@@ -263,7 +263,7 @@ def rescue_in_one_step(scene: Scene, patch: Patch) -> None:
         )
         return rows
 
-    patch.setattr(jobs, "offer_again", offer_again)
+    patch.setattr(rescue, "offer_again", offer_again)
 
 
 def rescue_waits_for_locks(scene: Scene, patch: Patch) -> None:
@@ -276,12 +276,12 @@ def rescue_takes_the_living(scene: Scene, patch: Patch) -> None:
     table = scene.store.tables.jobs
     everyone = select(table.c.worker).where(table.c.worker.is_not(None)).distinct()
     patch.setattr(
-        scene.store.jobs, "orphaning_workers", lambda connection: list(connection.scalars(everyone))
+        scene.store.rescue, "orphaning_workers", lambda connection: list(connection.scalars(everyone))
     )
 
 
 def rescue_never_ends(scene: Scene, patch: Patch) -> None:
-    patch.setattr("duly.store.jobs.MOST_RESCUES", 1_000)
+    patch.setattr("duly.store.rescue.MOST_RESCUES", 1_000)
 
 
 def the_judge_judges_itself(scene: Scene, patch: Patch) -> None:
@@ -290,14 +290,14 @@ def the_judge_judges_itself(scene: Scene, patch: Patch) -> None:
 
 
 def retry_past_expiry(scene: Scene, patch: Patch) -> None:
-    patch.setattr("duly.store.jobs._too_late", lambda report, row: False)
+    patch.setattr("duly.store.outcomes._too_late", lambda report, row: False)
 
 
 def retry_by_the_workers_clock(scene: Scene, patch: Patch) -> None:
     from datetime import timedelta
 
     behind = datetime.now(UTC) - timedelta(hours=1)
-    patch.setattr("duly.store.jobs._when", lambda report, row: behind + report.after)
+    patch.setattr("duly.store.outcomes._when", lambda report, row: behind + report.after)
 
 
 MUTANTS = [

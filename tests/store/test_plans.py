@@ -85,22 +85,22 @@ ACTS: dict[str, Act] = {
     "a repeated exchange": lambda s, c, held: s.store.jobs.exchange(
         c, "w", [Succeeded(job.id, 1, STARTED) for job in JOBS], ("q1",), 1
     ),
-    "settle": lambda s, c, held: s.store.jobs.settle(
+    "settle": lambda s, c, held: s.store.outcomes.settle(
         c, "w",
         [PutBack(job.id, job.claim, "c", counted=True, after=timedelta(1), error=b"e") for job in held[:30]]
         + [Ended(job.id, job.claim, Outcome.FAILED, "c", counted=True, error=b"e") for job in held[30:60]]
         + [Released(job.id, job.claim) for job in held[60:]],
     ),
-    "settle what is lost": lambda s, c, held: s.store.jobs.settle(
+    "settle what is lost": lambda s, c, held: s.store.outcomes.settle(
         c, "w", [PutBack(job.id, 1, "c", counted=True, after=timedelta(1)) for job in JOBS]
     ),
     "finish": lambda s, c, held: s.store.ledger.finish(c, "w", held[0], started_at=STARTED, result=None),
-    "waiting_queues": lambda s, c, held: s.store.jobs.waiting_queues(c),
-    "upkeep": lambda s, c, held: s.store.jobs.upkeep(c),
-    "promote": lambda s, c, held: s.store.jobs.promote(c),
-    "expire": lambda s, c, held: s.store.jobs.expire(c),
+    "waiting_queues": lambda s, c, held: s.store.upkeep.waiting_queues(c),
+    "upkeep": lambda s, c, held: s.store.upkeep.look(c),
+    "promote": lambda s, c, held: s.store.upkeep.promote(c),
+    "expire": lambda s, c, held: s.store.upkeep.expire(c),
     "held_by": lambda s, c, held: s.store.jobs.held_by(c, "worker-19"),
-    "offer_again": lambda s, c, held: s.store.jobs.offer_again(c, ["worker-19", "worker-29"], limit=100),
+    "offer_again": lambda s, c, held: s.store.rescue.offer_again(c, ["worker-19", "worker-29"], limit=100),
     "cancel": lambda s, c, held: s.store.jobs.cancel(c, JOBS[0].id, "c"),
     "claim_one": lambda s, c, held: s.store.jobs.claim_one(c, "w", JOBS[0].id),
     "status": lambda s, c, held: s.store.ledger.status(c, JOBS[0].id),
@@ -240,7 +240,7 @@ def test_dead_rows_of_the_ledger_and_workers_do_not_matter(postgresql: Scene) ->
     explainer = Explainer(scene.store, generic=True)
     with scene.frozen() as connection, explainer.watching():
         scene.store.dialect.dead_workers(connection, LEASE, "judge")
-        scene.store.jobs.orphaning_workers(connection)
+        scene.store.rescue.orphaning_workers(connection)
     for _, plan in explainer.plans:
         assert not re.search(r"Seq Scan on duly_(jobs|executions)", plan), plan
 

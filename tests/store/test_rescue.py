@@ -52,9 +52,9 @@ def test_rescue_goes_in_batches(scene: Scene) -> None:
     worker.claim()
     worker.die()
     with scene.store.writing() as connection:
-        assert len(scene.store.jobs.offer_again(connection, [worker.name], limit=3)) == 3
-        assert len(scene.store.jobs.offer_again(connection, [worker.name], limit=3)) == 2
-        assert scene.store.jobs.offer_again(connection, [], limit=3) == []
+        assert len(scene.store.rescue.offer_again(connection, [worker.name], limit=3)) == 3
+        assert len(scene.store.rescue.offer_again(connection, [worker.name], limit=3)) == 2
+        assert scene.store.rescue.offer_again(connection, [], limit=3) == []
 
 
 def test_waiting_rows_are_never_rescued(scene: Scene) -> None:
@@ -81,8 +81,8 @@ def test_two_rescuers_at_once_offer_a_job_again_once(postgresql: Scene) -> None:
     worker.claim()
     worker.die()
     with scene.frozen() as one, scene.frozen() as two:
-        first = scene.store.jobs.offer_again(one, [worker.name], limit=2)
-        second = scene.store.jobs.offer_again(two, [worker.name], limit=4)
+        first = scene.store.rescue.offer_again(one, [worker.name], limit=2)
+        second = scene.store.rescue.offer_again(two, [worker.name], limit=4)
     assert len(first) == len(second) == 2
     assert not {row.id for row in first} & {row.id for row in second}
 

@@ -14,7 +14,7 @@ from tests.store.scene import HOUR, Scene, failed, new_job, now, retried, snooze
 
 def due(scene: Scene) -> Any:
     with scene.store.reading() as connection:
-        return scene.store.jobs.upkeep(connection)
+        return scene.store.upkeep.look(connection)
 
 
 # ── promote, expire, look ─────────────────────────────────────────────────────────────────────
@@ -34,13 +34,13 @@ def test_promotion_takes_what_is_due_and_nothing_else(scene: Scene) -> None:
 def test_promotion_and_expiry_go_in_batches_the_longest_due_first(scene: Scene) -> None:
     jobs = [scene.enqueue(state=State.SCHEDULED, run_at=now() - timedelta(seconds=n)) for n in range(1, 6)]
     with scene.store.writing() as connection:
-        assert scene.store.jobs.promote(connection, limit=2) == 2
+        assert scene.store.upkeep.promote(connection, limit=2) == 2
     assert [scene.row(job.id)["state"] for job in jobs] == ["scheduled"] * 3 + ["available"] * 2  # type: ignore[index]
     for n, job in enumerate(jobs):
         scene.alter(job.id, expires_at=now() - timedelta(seconds=n + 1))
     with scene.store.writing() as connection:
-        first = scene.store.jobs.expire(connection, limit=3)
-        rest = scene.store.jobs.expire(connection, limit=3)
+        first = scene.store.upkeep.expire(connection, limit=3)
+        rest = scene.store.upkeep.expire(connection, limit=3)
     assert [row.id for row in (*first, *rest)] == [job.id for job in reversed(jobs)]
 
 
@@ -100,12 +100,12 @@ def test_waiting_queues_names_each_queue_with_available_jobs_once(scene: Scene) 
     scene.enqueue(queue="taken")
     scene.worker().claim(10, "taken")
     with scene.store.reading() as connection:
-        assert sorted(scene.store.jobs.waiting_queues(connection)) == ["Z", "a", "a.b-c_9", "b"]
+        assert sorted(scene.store.upkeep.waiting_queues(connection)) == ["Z", "a", "a.b-c_9", "b"]
 
 
 def test_no_queue_waits_in_an_empty_table(scene: Scene) -> None:
     with scene.store.reading() as connection:
-        assert scene.store.jobs.waiting_queues(connection) == []
+        assert scene.store.upkeep.waiting_queues(connection) == []
 
 
 # ── cancel, clear ─────────────────────────────────────────────────────────────────────────────
@@ -271,8 +271,8 @@ def test_held_by_names_the_running_rows_of_one_worker(scene: Scene) -> None:
 def test_the_audit_log_notes_who_did_what(scene: Scene) -> None:
     jobs = [new_job().id, None]
     with scene.store.writing() as connection:
-        scene.store.jobs.audit(connection, "ann", "cleared", jobs, "queue=mail")
-        scene.store.jobs.audit(connection, "ann", "nothing", [])
+        scene.store.audit.note(connection, "ann", "cleared", jobs, "queue=mail")
+        scene.store.audit.note(connection, "ann", "nothing", [])
     assert scene.audited() == [("ann", "cleared", jobs[0]), ("ann", "cleared", None)]
 
 

@@ -164,7 +164,7 @@ def test_the_prefix_is_configurable(database: Database, open_store: Any, prefix:
     assert scene.again(new_job(id=job.id)).keys() == {job.id}
     with scene.store.writing() as connection:
         assert scene.store.jobs.insert_many(connection, [new_job(), new_job()])
-        assert scene.store.jobs.waiting_queues(connection) == ["default"]
+        assert scene.store.upkeep.waiting_queues(connection) == ["default"]
 
 
 @pytest.mark.parametrize("schema", ["work", "user", "order", "_x1"])

@@ -204,7 +204,7 @@ def check_a_worker_taken_for_dead_takes_a_new_id(stage: Stage) -> None:
         assert stage.outcome(app, job) is None
         other = stage.hand(app)
         with app.store.writing() as connection:
-            app.store.jobs.offer_again(connection, [old])  # on SQLite the hand itself has judged by now
+            app.store.rescue.offer_again(connection, [old])  # on SQLite the hand itself has judged by now
         other.until_ended(job)
         ended: Any = stage.ended(app, job)
         assert (ended["worker"], ended["rescues"], ended["attempts"]) == (other.id, 1, 1)

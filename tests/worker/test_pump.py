@@ -16,7 +16,6 @@ from duly.worker import pump as pump_module
 from tests.worker import checks
 from tests.worker.stage import PATIENCE, Gate, Stage, Working
 
-
 # ── the main job ──────────────────────────────────────────────────────────────────────────────
 
 
@@ -447,7 +446,7 @@ def test_a_late_outcome_does_not_take_the_place_of_the_new_attempts(stage: Stage
     stage.remove_worker(app, hand.id)
     hand.beat()
     with app.store.writing() as connection:
-        app.store.jobs.offer_again(connection, [old.worker])
+        app.store.rescue.offer_again(connection, [old.worker])
     hand.until(lambda: hand.pump._held.get(job.id) not in (None, old), "the second claim")
     done = hand.pump._done.get(timeout=PATIENCE)  # of the second attempt
     gate.open()

@@ -53,7 +53,7 @@ class Desk:
         with store.writing() as connection:
             cancelled = store.jobs.cancel(connection, job, "cancelled")
             if cancelled:
-                store.jobs.audit(connection, "handle", "cancelled", [job])
+                store.audit.note(connection, "handle", "cancelled", [job])
         return cancelled
 
     def result_of(self, status: JobStatus) -> Any:

@@ -180,7 +180,7 @@ class Manage:
         with store.writing() as connection:
             cancelled = store.jobs.cancel(connection, job, f"cancelled by {actor}")
             if cancelled:
-                store.jobs.audit(connection, actor, "cancelled", [job])
+                store.audit.note(connection, actor, "cancelled", [job])
         return cancelled
 
     def clear(self, *, queue: str | None = None, task: str | None = None, actor: str = "operator") -> int:
@@ -192,7 +192,7 @@ class Manage:
                 count += some
                 if some == 0:
                     what = f"{count} jobs; queue={queue}, task={task}"
-                    store.jobs.audit(connection, actor, "cleared", [None] if count else [], what)
+                    store.audit.note(connection, actor, "cleared", [None] if count else [], what)
                     return count
 
     def retry(self, job: UUID, *, actor: str = "operator") -> JobHandle[Any]:
@@ -208,7 +208,7 @@ class Manage:
         store = self._home.store
         with store.writing() as connection:
             store.jobs.insert_again(connection, [fresh])  # two clicks at once still make one job
-            store.jobs.audit(connection, actor, "retried", [job], f"as {fresh.id}")
+            store.audit.note(connection, actor, "retried", [job], f"as {fresh.id}")
         return handle
 
     def _retry_of(self, status: JobStatus) -> NewJob:

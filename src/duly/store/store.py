@@ -25,8 +25,10 @@ from duly.store.dialect import StoreDialect, dialect_named
 from duly.store.jobs import Jobs
 from duly.store.ledger import Ledger
 from duly.store.line import Line
+from duly.store.rescue import Rescue
 from duly.store.schema import REVISIONS, Names, tables
 from duly.store.tasktransaction import AsyncTaskTransaction, TaskTransaction, async_session_class
+from duly.store.upkeep import Upkeep
 from duly.store.workers import Workers
 
 if TYPE_CHECKING:
@@ -45,6 +47,10 @@ class Store:
         self.tables = tables(names)
         self.dialect: StoreDialect = dialect_named(engine.dialect.name, self.tables)
         self.jobs = Jobs(self.tables, self.dialect)
+        self.outcomes = self.jobs.outcomes
+        self.audit = self.jobs.audit_log
+        self.upkeep = Upkeep(self.tables, self.dialect)
+        self.rescue = Rescue(self.tables, self.dialect)
         self.ledger = Ledger(self.tables, self.dialect)
         self.workers = Workers(self.tables, self.dialect)
         self.clock = DatabaseClock(clock)

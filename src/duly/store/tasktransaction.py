@@ -83,12 +83,24 @@ class _Steps:
         """Whether our savepoint was still there for *verb*."""
         try:
             with self._store.guarded():
-                connection.exec_driver_sql(f"{verb} {self._savepoint}")
+                _tell_driver(connection, f"{verb} {self._savepoint}")
         except DBAPIError as error:
             if self._store.dialect.savepoint_is_gone(error):
                 return False
             raise
         return True
+
+
+def _tell_driver(connection: Connection, statement: str) -> None:
+    """Past SQLAlchemy: once a savepoint of a session's own has failed it lets no statement through."""
+    try:
+        cursor = connection.connection.cursor()
+        try:
+            cursor.execute(statement)
+        finally:
+            cursor.close()
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise DBAPIError(statement, None, error) from error
 
 
 def _refuse() -> None:
@@ -214,11 +226,10 @@ class AsyncTaskTransaction:
     async def finish(self, started_at: datetime, result: bytes | None) -> None:
         """As the sync form. A cancellation that comes while it runs waits until it is over."""
         ending = asyncio.ensure_future(self._finish(started_at, result))
-        try:
-            await asyncio.shield(ending)
-        except asyncio.CancelledError:
-            await asyncio.wait([ending])
-            ending.result()
+        while not ending.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([ending])
+        ending.result()
 
     async def _finish(self, started_at: datetime, result: bytes | None) -> None:
         if self._session is not None:

@@ -146,7 +146,7 @@ class Pump:
             with self._transaction() as connection:
                 every = EVERYTHING[0] in self._queues.patterns
                 names = [] if every else self._names(connection)
-                return (every or bool(names)) and self._store.jobs.due_soon(connection, names, SOON)
+                return (every or bool(names)) and self._store.upkeep.due_soon(connection, names, SOON)
         except DatabaseError as error:
             self._stumble(error)
             return True
@@ -285,7 +285,7 @@ class Pump:
     def _names(self, connection: Connection) -> list[str]:
         """The queues to claim from. With patterns: those that had jobs a second ago, or now if that was dry."""
         if self._queues.open and self._clock.monotonic() >= self._queues_due:
-            self._waiting_queues = self._store.jobs.waiting_queues(connection)
+            self._waiting_queues = self._store.upkeep.waiting_queues(connection)
             self._queues_due = self._clock.monotonic() + 1.0
         return self._queues.among(self._waiting_queues)
 
@@ -386,7 +386,7 @@ class Pump:
             if (ticket := self._held.get(identity)) is None or ticket.job.claim != claim
         ]
         if unknown:
-            self._store.jobs.settle(connection, self.membership.id, unknown)
+            self._store.outcomes.settle(connection, self.membership.id, unknown)
         return rows
 
     def _disown(self) -> None:

@@ -254,7 +254,7 @@ class Supervisor:
         while True:
             with store.writing() as connection:
                 store.workers.remove(connection, workers)
-                rows = store.jobs.offer_again(connection, workers)
+                rows = store.rescue.offer_again(connection, workers)
             count += len(rows)
             if not rows:
                 break

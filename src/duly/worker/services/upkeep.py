@@ -34,12 +34,12 @@ class Upkeep:
 
     def look(self, connection: Connection) -> bool:
         """Promote and expire what is due; whether there was anything."""
-        jobs = self._store.jobs
-        found = jobs.upkeep(connection)
+        upkeep = self._store.upkeep
+        found = upkeep.look(connection)
         if found.promote:
-            jobs.promote(connection)
+            upkeep.promote(connection)
         if found.expire:
-            for row in jobs.expire(connection):
+            for row in upkeep.expire(connection):
                 cause = "not started before expires_at"
                 self._emitter.emit(JobEnded(row.id, row.task, row.queue, Outcome.EXPIRED, row.attempt, cause))
         something = found.promote or found.expire  # then there may be more behind
@@ -58,10 +58,10 @@ class Rescue:
 
     def look(self, connection: Connection, judge: str) -> int:
         """Rescue a batch; how many jobs it took."""
-        jobs = self._store.jobs
+        rescue = self._store.rescue
         dead = self._store.dialect.dead_workers(connection, self._lease, judge)
-        gone = list(dict.fromkeys([*dead, *jobs.orphaning_workers(connection)]))
-        rows = jobs.offer_again(connection, gone)
+        gone = list(dict.fromkeys([*dead, *rescue.orphaning_workers(connection)]))
+        rows = rescue.offer_again(connection, gone)
         if rows:
             self._emitter.emit(Rescued(len(rows), len(gone)))
         return len(rows)
