@@ -36,6 +36,9 @@ class Ground:
         self._folder = folder
         self._zygote = zygote
         self._terminals: list[Terminal] = []
+        self._bystanders: set[int] = set()
+        if database.name == "postgresql":
+            self._bystanders = set(self.sessions())
         self.app = Duly(database.url, include=[duties])
         self.app.migrate()
         assert self.app.store.installation  # opened: so close() closes what migrate() has opened
@@ -184,12 +187,12 @@ class Ground:
     # ── the database from behind ──────────────────────────────────────────────────────────────
 
     def sessions(self) -> list[int]:
-        """PostgreSQL's backends that serve others in this database."""
+        """PostgreSQL's backends in this database, without those that were there before."""
         asked = (
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database() "
             "AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
         )
-        return [row[0] for row in self.database.rows(asked)]
+        return [row[0] for row in self.database.rows(asked) if row[0] not in self._bystanders]
 
     @contextlib.contextmanager
     def frozen(self, sql: str) -> Iterator[list[tuple[Any, ...]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -127,18 +128,36 @@ def effect_at_gate(gate: str, *, ctx: Context = given, session: Session = given)
     wait_at_gate(gate)
 
 
-@duties.task(effects="idempotent", retry=SOON)
+@duties.task(effects="idempotent", max_attempts=1)
 def terminate_a_program() -> None:
     """As a task does that runs some tool and has had enough of it."""
-    program = subprocess.Popen(
-        [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"], stdout=subprocess.PIPE
-    )
-    assert program.stdout
-    program.stdout.readline()
-    program.terminate()
+    sleeper = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
+    with subprocess.Popen(sleeper, stdout=subprocess.PIPE) as program:
+        assert program.stdout
+        program.stdout.readline()
+        program.terminate()
+        try:
+            note_down("terminated", code=program.wait(5))
+        finally:
+            program.kill()
+
+
+@duties.task(effects="idempotent", max_attempts=1)
+def terminate_a_process() -> None:
+    """As the pools of ``multiprocessing`` do with their processes."""
+    ready = multiprocessing.Event()
+    process = multiprocessing.get_context("fork").Process(target=_sleep, args=(ready,), daemon=True)
+    process.start()
     try:
-        note_down("terminated", code=program.wait(5))
+        ready.wait(30)
+        process.terminate()
+        process.join(5)
+        note_down("terminated", code=process.exitcode)
     finally:
-        program.kill()
-        program.wait()
-        program.stdout.close()
+        process.kill()
+        process.join()
+
+
+def _sleep(ready: Any) -> None:
+    ready.set()
+    rest(60)

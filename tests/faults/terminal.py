@@ -27,12 +27,13 @@ def pause(seconds: float) -> None:
     threading.Event().wait(seconds)
 
 
-def until(ask: Callable[[], T], what: str, patience: float = PATIENCE) -> T:
-    """Ask again and again until the answer is true, and return it."""
+def until(ask: Callable[[], T], what: str | Callable[[], str], patience: float = PATIENCE) -> T:
+    """Ask again and again until the answer is true, and return it; *what* says what was waited for."""
     deadline = time.monotonic() + patience
     while not (answer := ask()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {patience:g} s in vain for {what}")
+            named = what if isinstance(what, str) else what()
+            raise AssertionError(f"waited {patience:g} s in vain for {named}")
         pause(0.02)
     return answer
 
@@ -119,7 +120,7 @@ class Terminal:
             started = {record["pid"] for record in self.said("started", role="worker")}
             return len(started & set(self.children)) >= count
 
-        until(there, f"{count} workers of\n{self.words()}")
+        until(there, lambda: f"{count} workers of\n{self.words()[-3000:]}")
         return self.children
 
     # ── doing ─────────────────────────────────────────────────────────────────────────────────
@@ -135,7 +136,7 @@ class Terminal:
 
     def ended(self, patience: float = PATIENCE) -> int:
         """Wait for the end; the exit code, or minus the signal."""
-        until(self._reaped, f"the end of\n{self.words()[-2000:]}", patience)
+        until(self._reaped, lambda: f"the end of\n{self.words()[-3000:]}", patience)
         assert self.code is not None
         return self.code
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import time
+from typing import Any
 
 import pytest
 
 from tests.faults.ground import Ground
-from tests.faults.tasks import effect_at_gate, hold, note, terminate_a_program
+from tests.faults.tasks import effect_at_gate, hold, note, terminate_a_process, terminate_a_program
 from tests.faults.terminal import until
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -76,9 +77,9 @@ def test_ctrl_c_of_a_terminal_reaches_all_and_counts_once(ground: Ground) -> Non
 
 
 @pytest.mark.parametrize("task", [hold, effect_at_gate], ids=["plain", "transactional"])
-def test_a_job_longer_than_the_grace_is_cut_off_and_offered_again(ground: Ground, task: object) -> None:
+def test_a_job_longer_than_the_grace_is_cut_off_and_offered_again(ground: Ground, task: Any) -> None:
     terminal = ground.terminal("--grace", "0.3")
-    (job,) = ground.enqueue(task.call("gate"))  # type: ignore[attr-defined]
+    (job,) = ground.enqueue(task.call("gate"))
     ground.started(job)
     assert terminal.stop() == 1
     assert ground.row(job, "state", "worker", "attempt") == ("available", None, 0)
@@ -111,10 +112,12 @@ def test_a_signal_between_start_and_first_child_is_not_lost(ground: Ground) -> N
     assert ground.database.rows("SELECT count(*) FROM duly_workers") == [(0,)]
 
 
-def test_a_program_that_a_task_starts_can_be_terminated(ground: Ground) -> None:
-    """The worker's deafness to TERM is its own; what tasks start does not inherit it."""
+@pytest.mark.parametrize("task", [terminate_a_program, terminate_a_process], ids=["program", "fork"])
+def test_what_a_task_starts_can_be_terminated(on_sqlite: Ground, task: Any) -> None:
+    """The worker's deafness to TERM is its own; it is not inherited."""
+    ground = on_sqlite
     terminal = ground.terminal()
-    (job,) = ground.enqueue(terminate_a_program.call())
+    (job,) = ground.enqueue(task.call())
     assert ground.outcome(job) == "succeeded"
     assert terminal.stop() == 0
     assert [line["code"] for line in ground.lines("terminated")] == [-signal.SIGTERM]

@@ -241,7 +241,7 @@ class Hand:
 
     @property
     def held(self) -> set[UUID]:
-        return set(self.pump._held)
+        return {ticket.job.id for ticket in self.pump._hand.tickets}
 
     def turn(self, seconds: float = 0.0) -> bool:
         """One turn, after the clock was turned."""
@@ -268,7 +268,7 @@ class Hand:
     def die(self) -> None:
         """As a killed process does: its connection and its lock are gone, its row and its claims stay."""
         self.gone = True
-        for ticket in self.pump._held.values():
+        for ticket in self.pump._hand.tickets:
             ticket.take()
             ticket.cancellation.set()
         self.pump._line.close()

@@ -197,7 +197,7 @@ def test_an_async_job_that_is_no_longer_ours_is_cancelled(stage: Stage) -> None:
     hand.beat()
     assert ended.wait(PATIENCE)
     hand.until(lambda: not hand.held)
-    assert hand.pump._held_async == 0
+    assert hand.pump._hand.asynchronous == 0
 
 
 def test_a_single_job_that_was_taken_away_is_told_to_stop(stage: Stage, gate: Gate) -> None:

@@ -442,12 +442,12 @@ def test_a_late_outcome_does_not_take_the_place_of_the_new_attempts(stage: Stage
     hand = stage.hand(app, threads=2)
     hand.turn()
     gate.wait_running()
-    old = next(iter(hand.pump._held.values()))
+    old = hand.pump._hand.tickets[0]
     stage.remove_worker(app, hand.id)
     hand.beat()
     with app.store.writing() as connection:
         app.store.rescue.offer_again(connection, [old.worker])
-    hand.until(lambda: hand.pump._held.get(job.id) not in (None, old), "the second claim")
+    hand.until(lambda: hand.pump._hand._tickets.get(job.id) not in (None, old), "the second claim")
     done = hand.pump._done.get(timeout=PATIENCE)  # of the second attempt
     gate.open()
     late = hand.pump._done.get(timeout=PATIENCE)

@@ -121,6 +121,10 @@ class Play:
     def effects(self) -> list[str]:
         return self.stage.effects()
 
+    def claims(self, job: Any) -> Any:
+        ended = self.stage.ended(self.app, job)
+        return ended and ended["claim"]
+
 
 @pytest.fixture(params=KINDS)
 def play(request: pytest.FixtureRequest, stage: Stage) -> Play:
@@ -381,33 +385,33 @@ FENCE = {
 
 
 @pytest.mark.parametrize("lost", FENCE)
-def test_a_lost_lease_rolls_back(play: Play, monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
+def test_a_lost_lease_rolls_back(some: Play, monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
     with before_the_end(monkeypatch, lambda connection: connection.execute(text(FENCE[lost]))):
-        job = play.run()
-    assert play.effects == []
+        job = some.run()
+    assert some.effects == []
     assert (job.outcome, job.attempts) == (None, 0)
-    assert len(play.app.journal.of(LeaseWasLost)) == 1
-    assert play.app.journal.of(JobEnded) == []
+    assert len(some.app.journal.of(LeaseWasLost)) == 1
+    assert some.app.journal.of(JobEnded) == []
 
 
 def test_one_that_expires_while_it_runs_rolls_back_and_ends_expired(
-    play: Play, monkeypatch: pytest.MonkeyPatch
+    some: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = play.task.enqueue()
-    hand = play.hand()
-    expires = play.stage.row(play.app, job)["expires_at"]  # type: ignore[index]
-    past = play.app.store.clock.now() - timedelta(seconds=1)
-    jobs = play.app.store.tables.jobs
+    job = some.task.enqueue()
+    hand = some.hand()
+    expires = some.stage.row(some.app, job)["expires_at"]  # type: ignore[index]
+    past = some.app.store.clock.now() - timedelta(seconds=1)
+    jobs = some.app.store.tables.jobs
 
     def time_flies(connection: Connection) -> None:
         connection.execute(jobs.update().values(expires_at=past))
-        play.app.store.clock.learn(expires, play.app.store.clock.local.monotonic())
+        some.app.store.clock.learn(expires)
 
     with before_the_end(monkeypatch, time_flies):
         hand.until_ended(job)
     assert (job.outcome, job.attempts) == ("expired", 1)
-    assert play.effects == []
-    assert [event.outcome for event in play.app.journal.of(JobEnded)] == ["expired"]
+    assert some.effects == []
+    assert [event.outcome for event in some.app.journal.of(JobEnded)] == ["expired"]
 
 
 def test_a_replayed_row_rolls_back(some: Play, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,7 +454,7 @@ def test_a_replayed_row_rolls_back(some: Play, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("landed", [True, False])
 def test_a_lost_commit_reply_neither_doubles_nor_loses(
-    play: Play, monkeypatch: pytest.MonkeyPatch, landed: bool
+    some: Play, monkeypatch: pytest.MonkeyPatch, landed: bool
 ) -> None:
     commit, lost = _Steps.commit, []
 
@@ -465,23 +469,18 @@ def test_a_lost_commit_reply_neither_doubles_nor_loses(
         raise DatabaseUnavailable("the reply was lost")
 
     monkeypatch.setattr(_Steps, "commit", reply_lost)
-    job = play.task.enqueue()
-    hand = play.hand()
-    play.attempt(hand)
+    job = some.task.enqueue()
+    hand = some.hand()
+    some.attempt(hand)
     if not landed:
         assert job.refresh().outcome is None
         assert job.attempts == 0
-        play.stage.make_due(play.app, job)
+        some.stage.make_due(some.app, job)
         hand.turn(1.0)
         hand.until_ended(job)
-    assert play.effects == ["effect"]
+    assert some.effects == ["effect"]
     assert (job.refresh().outcome, job.attempts) == ("succeeded", 1)
-    assert stage_claims(play, job) == (1 if landed else 2)
-
-
-def stage_claims(play: Play, job: Any) -> int:
-    found: int = play.stage.ended(play.app, job)["claim"]  # type: ignore[index]
-    return found
+    assert some.claims(job) == (1 if landed else 2)
 
 
 # ── cancelled ─────────────────────────────────────────────────────────────────────────────────
@@ -645,7 +644,7 @@ def test_the_session_of_a_task_that_is_not_transactional_commits_when_it_returns
     assert stage.effects() == sorted(KINDS)
 
 
-def test_sessions_on_another_database_are_refused_at_start(stage: Stage, other_database: Any) -> None:
+def test_sessions_on_another_database_are_refused_at_start(other_database: Any, stage: Stage) -> None:
     engine = create_engine(other_database.url, poolclass=NullPool)
     app = stage.app(session=sessionmaker(engine))
 

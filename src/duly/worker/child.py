@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from duly.errors import DulyError
@@ -43,7 +44,8 @@ def be_child(
     else draw its own conclusion.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, _left_to_the_supervisor)
+    os.register_at_fork(after_in_child=_hear_signals)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # tasks may start processes of their own
     # What was imported before the fork stays: looking through it again and again for garbage would cost
     # a third of the time that many short jobs take, and unshare its memory.
@@ -66,6 +68,16 @@ def be_child(
                 stream.flush()
         # Not sys.exit: threads that hang, and the parent's exit handlers, must not keep us.
         os._exit(code)
+
+
+def _left_to_the_supervisor(number: int, frame: FrameType | None) -> None:
+    """Not ``SIG_IGN``: programs that tasks start would inherit that, and could not be terminated."""
+
+
+def _hear_signals() -> None:
+    """In a process that a task forks (``multiprocessing`` does): it can be terminated, as anywhere."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _start(function: object, *arguments: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -71,9 +72,12 @@ def _attempt(executor: Executor, job: ClaimedJob, worker: str) -> Report:
         return attempt
     if not attempt.task.signature.is_async:
         return executor.call(attempt)
-    # In a thread of its own: there may be a running loop here already.
+    # In a thread of its own: there may be a running loop here already. What the task enqueues is inline too.
     reports: list[Report] = []
-    thread = threading.Thread(target=lambda: reports.append(asyncio.run(executor.acall(attempt))))
+    context = contextvars.copy_context()
+    thread = threading.Thread(
+        target=lambda: reports.append(context.run(asyncio.run, executor.acall(attempt)))
+    )
     thread.start()
     thread.join()
     return reports[0]

@@ -7,6 +7,8 @@ others (jobs wait here while another worker idles), claiming too little hurts us
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 AHEAD = 0.1
 SLOW = 60.0
 BATCH = 500
@@ -57,3 +59,9 @@ class Pace:
         if share >= 1:
             return min(loop, BATCH)
         return min(int(sync / (1 - share)), int(loop / share), BATCH)
+
+
+def share_of_async(kinds: Iterable[bool]) -> float:
+    """Before anything was seen: none, all, or half of the jobs are async, as the tasks are."""
+    found = set(kinds)
+    return 0.5 if len(found) == 2 else float(True in found)

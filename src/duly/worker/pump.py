@@ -28,22 +28,18 @@ from duly.errors import DatabaseBusy, DatabaseError
 from duly.model.events import (
     DatabaseFound,
     DatabaseLost,
-    JobEnded,
-    JobPutBack,
-    JobRetried,
-    LeaseWasLost,
     Notice,
-    SecurityAlert,
     Started,
     Stopped,
 )
 from duly.model.job import ClaimedJob
-from duly.model.report import Ended, Lost, PutBack, Recorded, Released, Report, Succeeded
-from duly.model.states import Outcome
+from duly.model.report import Lost, PutBack, Recorded, Released, Report, Succeeded
 from duly.worker.executor import Executor
-from duly.worker.pace import BATCH, Pace
+from duly.worker.hand import Hand
+from duly.worker.herald import Herald
+from duly.worker.pace import BATCH, Pace, share_of_async
 from duly.worker.pool import Loop, Threads
-from duly.worker.queues import EVERYTHING, Selection
+from duly.worker.queues import EVERYTHING, Lines, Selection
 from duly.worker.services.membership import Membership
 from duly.worker.services.upkeep import Rescue, Upkeep
 from duly.worker.ticket import Done, Ticket
@@ -86,15 +82,15 @@ class Pump:
         self._done: SimpleQueue[Done | None] = SimpleQueue()
         self._threads = Threads(executor, self._done, threads)
         self._loop = Loop(executor, self._done, coroutines)
-        self._pace = Pace(threads, coroutines, async_share=_async_share(home))
+        self._pace = Pace(
+            threads, coroutines, async_share=share_of_async(task.signature.is_async for task in home.tasks)
+        )
         self.membership = Membership(store, home.settings, self._clock, str(queues))
         self._upkeep = Upkeep(store, self._clock, home.emitter)
         self._rescue = Rescue(store, home.settings, home.emitter)
-        self._held: dict[UUID, Ticket] = {}
-        self._held_async = 0
-        self._finished: dict[UUID, Done] = {}
-        self._waiting_queues: list[str] = []
-        self._queues_due = 0.0
+        self._hand = Hand()
+        self._herald = Herald(home.emitter)
+        self._lines = Lines(queues, self._clock)
         self._rest = SHORTEST_REST
         self._doubtful = False
         self._lost_at: float | None = None
@@ -102,8 +98,11 @@ class Pump:
         self._drain_until: float | None = None
         self._announce: Callable[[str], None] = _nobody
         self._released = 0
-        self.tally: Counter[str] = Counter()
+
+    @property
+    def tally(self) -> Counter[str]:
         """How the attempts ended so far: outcomes, ``retried`` and ``put back``."""
+        return self._herald.tally
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────
 
@@ -137,15 +136,15 @@ class Pump:
 
     def _over(self) -> bool:
         if self._drain_until is not None:
-            return not self._held or self._clock.monotonic() >= self._drain_until
-        return self._until_empty and self._dry and not self._held and not self._more_soon()
+            return not self._hand or self._clock.monotonic() >= self._drain_until
+        return self._until_empty and self._dry and not self._hand and not self._more_soon()
 
     def _more_soon(self) -> bool:
         """Whether a job is due in a moment: one put back without a wait, or enqueued just now."""
         try:
             with self._transaction() as connection:
                 every = EVERYTHING[0] in self._queues.patterns
-                names = [] if every else self._names(connection)
+                names = [] if every else self._lines.names(self._store, connection)
                 return (every or bool(names)) and self._store.upkeep.due_soon(connection, names, SOON)
         except DatabaseError as error:
             self._stumble(error)
@@ -154,11 +153,11 @@ class Pump:
     def _leave(self) -> bool:
         """Stop the lanes, record what ended, take our row out; False when something still runs."""
         self._drain_until = self._drain_until or self._clock.monotonic()
-        self._take_back(self._held.values())
+        self._give_back(self._hand.tickets)
         calm = all([self._loop.stop(1.0), self._threads.stop(0.2)])
         self._gather()
         try:
-            while self._finished:
+            while self._hand.reports(1):
                 self._exchange()
             with self._transaction() as connection:
                 self._release_unknown(connection)
@@ -168,7 +167,7 @@ class Pump:
         self._home.emitter.emit(Stopped("worker", self.membership.id, self._released))
         self.membership.forget()
         self._line.close()
-        return calm and not self._held
+        return calm and not self._hand
 
     # ── a turn ────────────────────────────────────────────────────────────────────────────────
 
@@ -201,17 +200,16 @@ class Pump:
             self._pace.learn(job.task, done.seconds)
         match report:
             case Recorded():
-                self._forget(done.ticket)
-                self.tally[Outcome.SUCCEEDED.value] += 1
-                self._tell_success(done)
+                self._hand.drop(done.ticket)
+                self._herald.succeeded(done)
             case Lost():
-                self._forget(done.ticket)
-                self._home.emitter.emit(LeaseWasLost(job.id, job.task))
-            case _ if self._held.get(job.id) is done.ticket:
-                self._finished[job.id] = done
+                self._hand.drop(done.ticket)
+                self._herald.lost(job)
+            case _ if self._hand.holds(done.ticket):
+                self._hand.finish(done)
             case _ if not isinstance(report, Released):
                 # Lost, and claimed again by ourselves meanwhile: it must not take the new attempt's place.
-                self._home.emitter.emit(LeaseWasLost(job.id, job.task))
+                self._herald.lost(job)
 
     def _sleep(self) -> None:
         """Rest until something ends, or the next look is due: 5, 10, 20 … ms up to the poll interval."""
@@ -239,14 +237,13 @@ class Pump:
         if not reports and limit <= 0:
             return False
         with self._transaction() as connection:
-            names = self._names(connection) if limit > 0 else []
+            names = self._lines.names(self._store, connection) if limit > 0 else []
             reply, settled = self._store.jobs.exchange(
                 connection, self.membership.id, list(reports.values()), names or ("",), limit if names else 0
             )
         self._acknowledge(reports, reply.lost | settled.lost, settled.expired)
         for job in reply.replayed:
-            cause = "its job ended before; the row was put back, and is removed"
-            self._home.emitter.emit(SecurityAlert(job.id, job.task, job.queue, cause))
+            self._herald.replayed(job)
         if not reply.alive:
             self._disown()
         self._hand_over(reply.claimed)
@@ -254,40 +251,25 @@ class Pump:
         if reply.claimed:
             self._rest = SHORTEST_REST
         elif limit > 0:
-            self._queues_due = 0.0
+            self._lines.look_again()
         return bool(reports or reply.claimed)
 
     def _room(self) -> int:
         if self._draining or not self.membership.joined:
             return 0
-        return self._pace.room(len(self._held) - self._held_async, self._held_async)
+        return self._pace.room(self._hand.sync, self._hand.asynchronous)
 
     def _reports(self) -> dict[UUID, Report]:
         """What to hand in: outcomes, and jobs that have waited here for too long."""
-        if stale := self._stale():
-            self._pace.stall()
-            self._take_back(stale)
-        return {identity: done.report for identity, done in list(self._finished.items())[: 2 * BATCH]}
-
-    def _stale(self) -> list[Ticket]:
         if self._draining:
-            return list(self._held.values())
-        limit = self._clock.monotonic() - UNSTARTED
-        return [ticket for ticket in self._held.values() if ticket.since < limit and ticket.waiting]
+            self._give_back(self._hand.tickets)
+        elif stale := self._hand.stale(self._clock.monotonic() - UNSTARTED):
+            self._pace.stall()
+            self._give_back(stale)
+        return self._hand.reports(2 * BATCH)
 
-    def _take_back(self, tickets: Iterable[Ticket]) -> None:
-        for ticket in tickets:
-            if ticket.take():
-                job = ticket.job
-                self._finished[job.id] = Done(ticket, Released(job.id, job.claim), 0.0)
-                self._released += 1
-
-    def _names(self, connection: Connection) -> list[str]:
-        """The queues to claim from. With patterns: those that had jobs a second ago, or now if that was dry."""
-        if self._queues.open and self._clock.monotonic() >= self._queues_due:
-            self._waiting_queues = self._store.upkeep.waiting_queues(connection)
-            self._queues_due = self._clock.monotonic() + 1.0
-        return self._queues.among(self._waiting_queues)
+    def _give_back(self, tickets: Iterable[Ticket]) -> None:
+        self._released += self._hand.give_back(tickets)
 
     def _hand_over(self, jobs: list[ClaimedJob]) -> None:
         if not jobs:
@@ -298,39 +280,28 @@ class Pump:
         for job in jobs:
             task = self._home.find(job.task)
             ticket = Ticket(job, worker, now, asynchronous=task is not None and task.signature.is_async)
-            if (lost := self._held.get(job.id)) is not None:
-                self._forget(lost)
-            self._held[job.id] = ticket
+            self._hand.hold(ticket)
             (loop if ticket.asynchronous else sync).append(ticket)
-        self._held_async += len(loop)
         self._pace.saw([(ticket.job.task, ticket.asynchronous) for ticket in (*sync, *loop)])
         self._threads.hand_over(sync)
         if loop:
             self._loop.hand_over(loop)
 
-    def _forget(self, ticket: Ticket) -> None:
-        if self._held.get(ticket.job.id) is ticket:
-            del self._held[ticket.job.id]
-            self._held_async -= ticket.asynchronous
-
     def _acknowledge(self, reports: dict[UUID, Report], lost: set[UUID], expired: set[UUID]) -> None:
         """These outcomes stand in the database now, or have lost their fence: forget them, and say so."""
-        for identity, report in reports.items():
-            done = self._finished.pop(identity)
-            self._forget(done.ticket)
-            if type(report) is Succeeded and identity not in lost:  # the hot case
-                self.tally["succeeded"] += 1
-                self._tell_success(done)
-                continue
-            if identity in lost:
+        for job, report in reports.items():
+            done = self._hand.handed_in(job)
+            if job in lost:
                 if not isinstance(report, Released):
-                    self._home.emitter.emit(LeaseWasLost(identity, done.ticket.job.task))
-            elif identity in expired:
-                self.tally[Outcome.EXPIRED.value] += 1
-                self._tell_end(done, Outcome.EXPIRED, "its next attempt could only come after expires_at")
+                    self._herald.lost(done.ticket.job)
+            elif type(report) is Succeeded:
+                self._herald.succeeded(done)
+            elif job in expired:
+                self._herald.expired(done)
             else:
-                self.tally[_word(report)] += 1
-                self._tell(done)
+                self._herald.settled(done, report)
+                if isinstance(report, PutBack) and report.after is not None:
+                    self._upkeep.hurry(report.after)
 
     # ── services ──────────────────────────────────────────────────────────────────────────────
 
@@ -374,17 +345,12 @@ class Pump:
     def _reconcile(self, connection: Connection) -> None:
         """Rows that name us and that we do not know are released; jobs that are no longer ours are cancelled."""
         rows = self._release_unknown(connection)
-        for ticket in [t for t in self._held.values() if rows.get(t.job.id) != t.job.claim]:
-            if ticket.job.id not in self._finished:
-                self._cancel(ticket)
+        for ticket in self._hand.lost(rows):
+            self._cancel(ticket)
 
     def _release_unknown(self, connection: Connection) -> dict[UUID, int]:
         rows = self._store.jobs.held_by(connection, self.membership.id)
-        unknown = [
-            Released(identity, claim)
-            for identity, claim in rows.items()
-            if (ticket := self._held.get(identity)) is None or ticket.job.claim != claim
-        ]
+        unknown = self._hand.unknown(rows)
         if unknown:
             self._store.outcomes.settle(connection, self.membership.id, unknown)
         return rows
@@ -398,13 +364,13 @@ class Pump:
         )
         self.membership.forget()
         self._doubtful = True
-        for ticket in list(self._held.values()):
+        for ticket in self._hand.tickets:
             self._cancel(ticket)
 
     def _cancel(self, ticket: Ticket) -> None:
         """A job that is no longer ours: drop it if it has not started, else tell it to stop."""
         if ticket.take():
-            self._forget(ticket)
+            self._hand.drop(ticket)
             return
         ticket.cancellation.set()
         if ticket.asynchronous:
@@ -429,54 +395,6 @@ class Pump:
         if self._lost_at is not None:
             self._home.emitter.emit(DatabaseFound(self._clock.monotonic() - self._lost_at))
             self._lost_at = None
-
-    # ── events ────────────────────────────────────────────────────────────────────────────────
-
-    def _tell(self, done: Done) -> None:
-        job, report = done.ticket.job, done.report
-        match report:
-            case Ended():
-                self._tell_end(done, report.outcome, report.cause)
-            case PutBack(counted=True):
-                retried = JobRetried(job.id, job.task, job.queue, job.attempt + 1, report.cause, report.after)
-                self._home.emitter.emit(retried)
-                self._hurry(report)
-            case PutBack():
-                if report.cause == "snoozed":
-                    self._home.emitter.emit(
-                        JobPutBack(job.id, job.task, job.queue, report.cause, problem=False)
-                    )
-                self._hurry(report)
-
-    def _hurry(self, report: PutBack) -> None:
-        if report.after is not None:
-            self._upkeep.hurry(report.after)
-
-    def _tell_success(self, done: Done) -> None:
-        if self._home.emitter.successes:
-            self._tell_end(done, Outcome.SUCCEEDED, None)
-
-    def _tell_end(self, done: Done, outcome: Outcome, cause: str | None) -> None:
-        job = done.ticket.job
-        self._home.emitter.emit(
-            JobEnded(job.id, job.task, job.queue, outcome, job.attempt + 1, cause, round(done.seconds, 6))
-        )
-
-
-def _async_share(home: Home) -> float:
-    """Before anything was seen: none, all, or half of the jobs are async, as the tasks are."""
-    kinds = {task.signature.is_async for task in home.tasks}
-    return 0.5 if len(kinds) == 2 else float(True in kinds)
-
-
-def _word(report: Report) -> str:
-    match report:
-        case Ended():
-            return report.outcome.value
-        case PutBack(counted=True):
-            return "retried"
-        case _:
-            return "put back"
 
 
 def _nobody(_: str) -> None:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
+from duly.clock import Clock
 from duly.errors import SettingsError
 from duly.model.names import check_name
 from duly.model.options import hint
 
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from duly.store import Store
+
 EVERYTHING = ("*",)
+FRESH = 1.0
 
 
 class Selection:
@@ -54,3 +62,24 @@ class Selection:
 
     def __str__(self) -> str:
         return ",".join(self.patterns)
+
+
+class Lines:
+    """The names behind a selection's patterns: the queues that had jobs a second ago."""
+
+    def __init__(self, selection: Selection, clock: Clock) -> None:
+        self._selection = selection
+        self._clock = clock
+        self._waiting: list[str] = []
+        self._due = 0.0
+
+    def names(self, store: Store, connection: Connection) -> list[str]:
+        """The queues to claim from."""
+        if self._selection.open and self._clock.monotonic() >= self._due:
+            self._waiting = store.upkeep.waiting_queues(connection)
+            self._due = self._clock.monotonic() + FRESH
+        return self._selection.among(self._waiting)
+
+    def look_again(self) -> None:
+        """They gave nothing: others may have jobs by now."""
+        self._due = 0.0

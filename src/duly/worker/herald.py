@@ -1,0 +1,64 @@
+"""What a pump says of its jobs: events for those who listen, and a count for who started it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from duly.model.events import Emitter, JobEnded, JobPutBack, JobRetried, LeaseWasLost, SecurityAlert
+from duly.model.job import ClaimedJob
+from duly.model.report import Ended, PutBack, Report
+from duly.model.states import Outcome
+from duly.worker.ticket import Done
+
+SNOOZED = "snoozed"
+
+
+class Herald:
+    """Tells what stands in the database, and nothing before it does."""
+
+    def __init__(self, emitter: Emitter) -> None:
+        self._emitter = emitter
+        self.tally: Counter[str] = Counter()
+        """How the attempts ended so far: outcomes, ``retried`` and ``put back``."""
+
+    def succeeded(self, done: Done) -> None:
+        """The hot case: counted; told only where somebody asked for successes."""
+        self.tally[Outcome.SUCCEEDED.value] += 1
+        if self._emitter.successes:
+            self._emit_end(done, Outcome.SUCCEEDED, None)
+
+    def expired(self, done: Done) -> None:
+        """A retry that could only have come too late."""
+        self.tally[Outcome.EXPIRED.value] += 1
+        self._emit_end(done, Outcome.EXPIRED, "its next attempt could only come after expires_at")
+
+    def settled(self, done: Done, report: Report) -> None:
+        """An outcome other than success was recorded."""
+        job = done.ticket.job
+        match report:
+            case Ended():
+                self.tally[report.outcome.value] += 1
+                self._emit_end(done, report.outcome, report.cause)
+            case PutBack(counted=True):
+                self.tally["retried"] += 1
+                attempt = job.attempt + 1
+                self._emitter.emit(
+                    JobRetried(job.id, job.task, job.queue, attempt, report.cause, report.after)
+                )
+            case _:
+                self.tally["put back"] += 1
+                if isinstance(report, PutBack) and report.cause == SNOOZED:
+                    self._emitter.emit(JobPutBack(job.id, job.task, job.queue, report.cause, problem=False))
+
+    def lost(self, job: ClaimedJob) -> None:
+        """The fence was gone: the job is another worker's."""
+        self._emitter.emit(LeaseWasLost(job.id, job.task))
+
+    def replayed(self, job: ClaimedJob) -> None:
+        """A row that was put back after its job had ended."""
+        cause = "its job ended before; the row was put back, and is removed"
+        self._emitter.emit(SecurityAlert(job.id, job.task, job.queue, cause))
+
+    def _emit_end(self, done: Done, outcome: Outcome, cause: str | None) -> None:
+        job, seconds = done.ticket.job, round(done.seconds, 6)
+        self._emitter.emit(JobEnded(job.id, job.task, job.queue, outcome, job.attempt + 1, cause, seconds))
