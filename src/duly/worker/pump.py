@@ -317,15 +317,19 @@ class Pump:
                 self._look_after_the_dead()
         if now >= self._upkeep.due and not self._draining:
             with self._transaction() as connection:
-                return self._upkeep.look(connection)
+                found = self._upkeep.look(connection)
+            self._upkeep.tell()
+            return found
         return False
 
     def _look_after_the_dead(self) -> None:
         """Offer their jobs again, a batch a transaction; what is locked is left for the next beat."""
         while True:
             with self._transaction() as connection:
-                if not self._rescue.look(connection, self.membership.id):
-                    return
+                some = self._rescue.look(connection, self.membership.id)
+            self._rescue.tell()
+            if not some:
+                return
 
     def _recover(self) -> None:
         """After an exchange whose reply was lost: are we still a member, and what do the rows say we hold?"""

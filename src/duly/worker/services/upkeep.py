@@ -26,6 +26,7 @@ class Upkeep:
         self._store = store
         self._clock = clock
         self._emitter = emitter
+        self._untold: list[JobEnded] = []
         self.due = 0.0
 
     def hurry(self, wait: timedelta) -> None:
@@ -35,17 +36,23 @@ class Upkeep:
     def look(self, connection: Connection) -> bool:
         """Promote and expire what is due; whether there was anything."""
         upkeep = self._store.upkeep
+        self._untold.clear()
         found = upkeep.look(connection)
         if found.promote:
             upkeep.promote(connection)
         if found.expire:
             for row in upkeep.expire(connection):
                 cause = "not started before expires_at"
-                self._emitter.emit(JobEnded(row.id, row.task, row.queue, Outcome.EXPIRED, row.attempt, cause))
+                self._untold.append(JobEnded(row.id, row.task, row.queue, Outcome.EXPIRED, row.attempt, cause))
         something = found.promote or found.expire  # then there may be more behind
         wait = LOOK if found.next_due is None else found.next_due.total_seconds()
         self.due = self._clock.monotonic() + (SOONEST if something else min(max(wait, SOONEST), LOOK))
         return something
+
+    def tell(self) -> None:
+        """Say what was done, once it is committed."""
+        while self._untold:
+            self._emitter.emit(self._untold.pop(0))
 
 
 class Rescue:
@@ -55,6 +62,7 @@ class Rescue:
         self._store = store
         self._lease = timedelta(seconds=settings.lease)
         self._emitter = emitter
+        self._untold: Rescued | None = None
 
     def look(self, connection: Connection, judge: str) -> int:
         """Rescue a batch; how many jobs it took."""
@@ -62,6 +70,11 @@ class Rescue:
         dead = self._store.dialect.dead_workers(connection, self._lease, judge)
         gone = list(dict.fromkeys([*dead, *rescue.orphaning_workers(connection)]))
         rows = rescue.offer_again(connection, gone)
-        if rows:
-            self._emitter.emit(Rescued(len(rows), len(gone)))
+        self._untold = Rescued(len(rows), len(gone)) if rows else None
         return len(rows)
+
+    def tell(self) -> None:
+        """Say what was done, once it is committed."""
+        if self._untold is not None:
+            self._emitter.emit(self._untold)
+            self._untold = None
