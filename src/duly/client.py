@@ -127,6 +127,7 @@ class Client:
     def _job(self, call: Call[Any]) -> NewJob:
         """The row: times settled, arguments checked and sealed."""
         home, task, given = self._home, call.task, call.options
+        home.store.tell_time()
         now = home.store.clock.now()
         now = now.replace(microsecond=now.microsecond // 1000 * 1000)  # milliseconds, as SQLite's clock has
         options = given.over(home.options_of(task, given.queue))
@@ -175,7 +176,6 @@ class Client:
     ) -> None:
         """Write the rows. *again*: the ids may be known; *repeated*: an earlier try may have landed."""
         store = self._home.store
-        store.tell_time(connection)  # for the next job: this one's times are sealed
         if not (again or repeated):
             if len(jobs) == 1:
                 store.jobs.insert(connection, jobs[0])

@@ -12,6 +12,9 @@ from datetime import UTC, datetime, timedelta
 FRESH = 60.0
 """Seconds for which a reading of the database's clock is good: clocks that nobody sets drift by 10 ms in it."""
 
+JUMP = 1.0
+"""Seconds by which wall and monotonic clock may differ before one of them is taken to have jumped."""
+
 
 class Clock:
     """The machine's time. Tests put a turned one in its place."""
@@ -34,7 +37,7 @@ class DatabaseClock:
 
     def __init__(self, local: Clock) -> None:
         self.local = local
-        self._reading: tuple[datetime, float] | None = None
+        self._reading: tuple[datetime, float, datetime] | None = None
 
     @property
     def known(self) -> bool:
@@ -47,16 +50,20 @@ class DatabaseClock:
         Taken as the time of the reply, though it was read a little before. So ``now`` runs behind the
         database by a round trip at most, and never ahead: a job that is due "now" is due for the database.
         """
-        self._reading = (told, self.local.monotonic())
+        self._reading = (told, self.local.monotonic(), self.local.wall())
 
     @property
     def stale(self) -> bool:
-        """Whether the reading is so old that two machines' clocks may have drifted apart by more than a trifle."""
-        return self._reading is None or self.local.monotonic() - self._reading[1] > FRESH
+        """Whether to ask again: the reading is old, or one of the machine's own clocks has jumped or slept since."""
+        if self._reading is None:
+            return True
+        _, at, wall = self._reading
+        elapsed = self.local.monotonic() - at
+        return elapsed > FRESH or abs((self.local.wall() - wall).total_seconds() - elapsed) > JUMP
 
     def now(self) -> datetime:
         """The database's time by the last reading; the machine's own before the first."""
         if self._reading is None:
             return self.local.wall()
-        told, at = self._reading
+        told, at, _ = self._reading
         return told + timedelta(seconds=self.local.monotonic() - at)

@@ -197,8 +197,10 @@ class _Later(Interruption):
     ) -> None:
         if after is not None and at is not None:
             raise TypeError(f"{type(self).__name__} takes after= or at=, not both")
-        if at is not None and at.utcoffset() is None:
-            raise TypeError(f"{type(self).__name__}(at=…) needs a datetime with a time zone")
+        if at is not None and (not isinstance(at, datetime) or at.utcoffset() is None):
+            raise TypeError(f"{type(self).__name__}(at=…) takes a datetime with a time zone, not {at!r}")
+        if after is not None and (isinstance(after, bool) or not isinstance(after, int | float | timedelta)):
+            raise TypeError(f"{type(self).__name__}(after=…) takes a timedelta or seconds, not {after!r}")
         super().__init__(reason)
         self.reason = reason
         self.after = timedelta(seconds=after) if isinstance(after, int | float) else after

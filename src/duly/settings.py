@@ -83,8 +83,8 @@ class Settings:
                     faults.append(f"{where}: {fault}")
         values.setdefault("lease", LEASE)
         values.setdefault("beat", values["lease"] / 3)
-        if values["beat"] * 2 > values["lease"]:
-            faults.append("beat must be at most half of lease, so that one lost beat kills nobody")
+        if values["beat"] * 3 > values["lease"] * 1.001:
+            faults.append("beat must be at most a third of lease, so that a lost beat kills nobody")
         if faults:
             raise SettingsError("; ".join(faults))
         return cls(**values)

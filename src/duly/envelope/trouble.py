@@ -62,7 +62,7 @@ def _name(kind: type[BaseException]) -> str:
 def _message(exc: BaseException) -> str:
     try:
         return str(exc)
-    except Exception as broken:  # noqa: BLE001 - the task's exception class may do anything
+    except BaseException as broken:  # noqa: BLE001 - the task's exception class may do anything
         return f"(its message cannot be shown: __str__ raised {_name(type(broken))})"
 
 
@@ -70,7 +70,7 @@ def _traceback(exc: BaseException) -> str:
     try:
         whole = traceback.TracebackException(type(exc), exc, _without_ours(exc.__traceback__), compact=True)
         return "".join(whole.format())
-    except Exception as broken:  # noqa: BLE001 - as above: notes, causes and attributes may be broken too
+    except BaseException as broken:  # noqa: BLE001 - as above: notes, causes and attributes may be broken too
         return f"(its traceback cannot be shown: {_name(type(broken))})"
 
 

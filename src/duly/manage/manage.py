@@ -177,7 +177,7 @@ class Manage:
         """Cancel a waiting job; False where it runs or has ended. ``JobNotFound`` when there is none."""
         self.job(job)
         store = self._home.store
-        with store.writing() as connection:
+        with store.tending() as connection:
             cancelled = store.jobs.cancel(connection, job, f"cancelled by {actor}")
             if cancelled:
                 store.audit.note(connection, actor, "cancelled", [job])
@@ -187,7 +187,7 @@ class Manage:
         """Cancel all waiting jobs, of one queue or task where given; how many. Running ones are left alone."""
         store, count = self._home.store, 0
         while True:
-            with store.writing() as connection:
+            with store.tending() as connection:
                 some = store.jobs.clear(connection, queue=queue, task=task)
                 count += some
                 if some == 0:
@@ -206,7 +206,7 @@ class Manage:
         if self._home.desk.look(fresh.id) is not None:
             return handle
         store = self._home.store
-        with store.writing() as connection:
+        with store.tending() as connection:
             store.jobs.insert_again(connection, [fresh])  # two clicks at once still make one job
             store.audit.note(connection, actor, "retried", [job], f"as {fresh.id}")
         return handle

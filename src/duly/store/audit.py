@@ -24,7 +24,7 @@ class Audit:
     ) -> None:
         """Enter that *actor* did *action* to these jobs; None stands for no job in particular."""
         entries = [
-            {"id": new_id(), "actor": actor, "action": action, "job_id": one, "details": details}
+            {"id": new_id(), "actor": actor[:200], "action": action, "job_id": one, "details": details}
             for one in ids
         ]
         if entries:

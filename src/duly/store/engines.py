@@ -13,6 +13,15 @@ from duly.errors import SettingsError
 _DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg", "sqlite": "sqlite"}
 _ASYNC_DRIVERS = {"asyncpg", "aiosqlite", "psycopg_async"}
 
+# A host that is lost, or a network that swallows everything, is noticed in seconds; TCP alone takes 15 minutes.
+_CONNECT = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+
 
 def make_engine(database: str, *, pool_size: int = 5) -> Engine:
     """An engine for the URL, on the driver that Duly's worker uses; ``SettingsError`` says what is wrong."""
@@ -22,7 +31,8 @@ def make_engine(database: str, *, pool_size: int = 5) -> Engine:
     server: dict[str, Any] = {
         "pool_size": pool_size,
         "max_overflow": 20,
-        "connect_args": {"prepare_threshold": None},
+        "connect_args": {k: v for k, v in _CONNECT.items() if k not in url.query}
+        | {"prepare_threshold": None},
     }
     try:
         return create_engine(url, **({} if url.get_backend_name() == "sqlite" else server))

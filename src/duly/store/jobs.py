@@ -103,16 +103,24 @@ class Jobs:
         reports: Sequence[Report],
         queues: Sequence[str],
         limit: int,
+        *,
+        careful: bool = False,
     ) -> tuple[Exchanged, Settled]:
         """In the caller's transaction: record what ended, then claim at most *limit* jobs of *queues*.
 
         1. Settle what did not simply succeed (plain statements, only when there is any).
-        2. Record the successes and claim, in one go.
+        2. Record the successes and claim, in one go. When that met a lock before, be *careful*: record
+           those successes alone whose rows nobody else has locked.
         3. Remove claimed rows that the ledger says have ended before; they never run.
         """
         succeeded = [report for report in reports if isinstance(report, Succeeded)]
         others = [report for report in reports if isinstance(report, Ended | PutBack | Released)]
         settled = self.outcomes.settle(connection, worker, others) if others else Settled()
+        if careful and succeeded:
+            free = self.outcomes.free(connection, worker, [report.id for report in succeeded])
+            barred = [report for report in succeeded if report.id not in free]
+            settled.later |= self.outcomes.locked(connection, worker, barred)
+            succeeded = [report for report in succeeded if report.id not in settled.later]
         reply = self.dialect.exchange(connection, worker, succeeded, queues, limit)
         if reply.replayed:
             self._remove_replayed(connection, worker, [job.id for job in reply.replayed])

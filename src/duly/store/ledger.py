@@ -62,10 +62,14 @@ class Ledger:
                 result=result,
                 **kept,
             )
-            .returning(self.tables.executions.c.job_id)
+            .returning(self.tables.executions.c.ended_at)
         )
         if written is None:
             raise LeaseLost(f"job {job.id} had ended before: its row was put back; rolled back")
+        if (
+            written >= row.expires_at
+        ):  # the fence may have waited for a lock; this is the last look at the clock
+            raise LeaseLost(f"job {job.id} expired while it was recorded; rolled back")
 
     def status(self, connection: Connection, job: UUID) -> JobStatus | None:
         """The job as it stands: its row, else its ledger row. Asked in that order, since jobs move that way."""

@@ -19,10 +19,9 @@ class Line:
     It belongs to one thread and is never shared with listeners or transactional tasks.
     """
 
-    def __init__(self, store: Store, *, lock: float, statement: float) -> None:
+    def __init__(self, store: Store, *, lock: float, statement: float, idle: float) -> None:
         self._store = store
-        self._lock = lock
-        self._statement = statement
+        self._limits = {"lock": lock, "statement": statement, "idle": idle}
         self._connection: Connection | None = None
 
     @contextmanager
@@ -34,7 +33,7 @@ class Line:
                 if self._connection is None:
                     self._connection = store.engine.connect()
                 store.dialect.begin(self._connection)
-                store.dialect.limit_waits(self._connection, lock=self._lock, statement=self._statement)
+                store.dialect.limit_waits(self._connection, **self._limits)
                 yield self._connection
                 self._connection.commit()
         except BaseException:

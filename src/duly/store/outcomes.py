@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, bindparam, select, update
 
-from duly.model.report import Ended, PutBack, Released
+from duly.model.report import Ended, PutBack, Released, Report
 from duly.model.states import Outcome, State
 from duly.store.dialect.base import StoreDialect
 from duly.store.endings import Endings, plain_text
@@ -20,10 +20,17 @@ from duly.store.statements import parts
 
 @dataclass(slots=True)
 class Settled:
-    """What became of outcomes other than success: ``lost`` their fence, or ended as ``expired`` instead."""
+    """What became of outcomes that were not simply written.
+
+    ``lost``: their fence was gone. ``expired``: ended so instead of waiting for another attempt.
+    ``later``: somebody else has locked the row; hand them in again. ``recorded``: the ledger had an
+    outcome of this very claim already.
+    """
 
     lost: set[UUID] = field(default_factory=set)
     expired: set[UUID] = field(default_factory=set)
+    later: set[UUID] = field(default_factory=set)
+    recorded: dict[UUID, Outcome] = field(default_factory=dict)
 
 
 class Outcomes:
@@ -39,10 +46,11 @@ class Outcomes:
         """Record retries, put-backs, releases and bad ends: lock the rows that are still ours, then write."""
         held = self._held(connection, worker, [report.id for report in reports])
         settled, endings, updates, attempts = Settled(), Endings(self.tables, self.dialect), [], []
+        missing: list[Ended | PutBack | Released] = []
         for report in reports:
             row = held.pop((report.id, report.claim), None)
             if row is None:
-                settled.lost.add(report.id)
+                missing.append(report)
                 continue
             if isinstance(report, PutBack) and _too_late(report, row):
                 settled.expired.add(report.id)
@@ -57,8 +65,30 @@ class Outcomes:
         self._write_attempts(connection, attempts)
         endings.write(connection)
         self._update(connection, updates)
-        settled.lost -= self._already_recorded(connection, reports, settled.lost)
+        if missing:
+            self._explain(connection, worker, missing, settled)
         return settled
+
+    def free(self, connection: Connection, worker: str, ids: Sequence[UUID]) -> set[UUID]:
+        """Lock those rows of *worker* that nobody else has locked; which they are."""
+        jobs = self.tables.jobs.c
+        mine = (select(jobs.id).where(jobs.id.in_(some), jobs.worker == worker) for some in parts(ids))
+        return {
+            job for part in mine for job in connection.scalars(self.dialect.lock_rows(part, skip_locked=True))
+        }
+
+    def locked(self, connection: Connection, worker: str, reports: Sequence[Report]) -> set[UUID]:
+        """Of reports whose rows could not be had: those whose fence still stands, so that others hold the lock."""
+        claims = {report.id: report.claim for report in reports}
+        jobs = self.tables.jobs.c
+        return {
+            row.id
+            for some in parts(list(claims))
+            for row in connection.execute(
+                select(jobs.id, jobs.claim).where(jobs.id.in_(some), jobs.worker == worker)
+            )
+            if row.claim == claims[row.id]
+        }
 
     def _held(
         self, connection: Connection, worker: str, ids: Sequence[UUID]
@@ -69,26 +99,33 @@ class Outcomes:
             mine = select(jobs, self.dialect.clock.label("now")).where(
                 jobs.c.id.in_(some), jobs.c.worker == worker
             )
-            rows = connection.execute(self.dialect.lock_rows(mine))
+            rows = connection.execute(self.dialect.lock_rows(mine, skip_locked=True))
             held |= {(row.id, row.claim): row for row in rows}
         return held
 
-    def _already_recorded(
-        self, connection: Connection, reports: Sequence[Ended | PutBack | Released], lost: set[UUID]
-    ) -> set[UUID]:
-        """Of outcomes that met no row: those that stand already, and releases, which lose nothing."""
-        if not lost:
-            return set()
-        claims = {r.id: r.claim for r in reports}
-        known = {
-            r.id for r in reports if isinstance(r, Released) or (isinstance(r, PutBack) and not r.counted)
-        }
+    def _explain(
+        self,
+        connection: Connection,
+        worker: str,
+        missing: Sequence[Ended | PutBack | Released],
+        settled: Settled,
+    ) -> None:
+        """Outcomes that met no row: locked by others, recorded before, nothing to lose, or lost."""
+        settled.later = self.locked(connection, worker, missing)
+        gone = {report.id: report for report in missing if report.id not in settled.later}
         ledger, attempts = self.tables.executions.c, self.tables.attempts.c
-        for column, claim in ((ledger.job_id, ledger.claim), (attempts.job_id, attempts.claim)):
-            for row in connection.execute(select(column.label("id"), claim).where(column.in_(list(lost)))):
-                if claims[row.id] == row.claim:
-                    known.add(row.id)
-        return known
+        for some in parts(list(gone)):
+            ended = select(ledger.job_id, ledger.claim, ledger.outcome).where(ledger.job_id.in_(some))
+            for row in connection.execute(ended):
+                if gone[row.job_id].claim == row.claim:
+                    settled.recorded[row.job_id] = Outcome(row.outcome)
+            tried = select(attempts.job_id, attempts.claim).where(attempts.job_id.in_(some))
+            known = {row.job_id for row in connection.execute(tried) if gone[row.job_id].claim == row.claim}
+            settled.lost |= {
+                job
+                for job in some
+                if job not in known and job not in settled.recorded and _can_be_lost(gone[job])
+            }
 
     def _write_attempts(self, connection: Connection, attempts: list[dict[str, Any]]) -> None:
         if attempts:
@@ -106,6 +143,10 @@ class Outcomes:
                 .values(worker=None, started_at=None, **moved),
                 updates,
             )
+
+
+def _can_be_lost(report: Ended | PutBack | Released) -> bool:
+    return isinstance(report, Ended) or (isinstance(report, PutBack) and report.counted)
 
 
 def _too_late(report: PutBack, row: Row[Any]) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from duly.clock import Clock, DatabaseClock
-from duly.errors import DatabaseUnavailable, SchemaError, WrongDatabase
+from duly.errors import DatabaseUnavailable, SchemaError, SettingsError, WrongDatabase
 from duly.model.job import ClaimedJob
 from duly.store.dialect import StoreDialect, dialect_named
 from duly.store.jobs import Jobs
@@ -69,7 +69,7 @@ class Store:
             connection.rollback()
             with connection.begin():
                 self.installation = connection.scalar(select(self.tables.installation.c.id))
-                self.tell_time(connection)
+                self.clock.learn(connection.execute(select(self.dialect.clock)).scalar_one())
         self.adopt(self.engine)
 
     def adopt(self, engine: Engine) -> None:
@@ -115,6 +115,10 @@ class Store:
             if ours is None:
                 raise
             raise ours from error
+        except OSError as error:  # asyncpg's, where the server is not there; a lock file that cannot be made
+            raise DatabaseUnavailable(
+                f"the database does not answer ({error}); nothing is half-written, try again"
+            ) from error
         except PoolTimeout as error:
             raise DatabaseUnavailable(
                 "no connection was free in the engine's pool; make the pool larger"
@@ -129,6 +133,13 @@ class Store:
             connection.commit()
 
     @contextmanager
+    def tending(self) -> Iterator[Connection]:
+        """As ``writing``, for work on other people's rows: a freeze in it must not hold them up for long."""
+        with self.writing() as connection:
+            self.dialect.limit_waits(connection, lock=5.0, statement=30.0, idle=15.0)
+            yield connection
+
+    @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection for looking only."""
         with self.guarded(), self.engine.connect() as connection:
@@ -138,6 +149,12 @@ class Store:
     def joined(self, connection: Connection) -> Iterator[Connection]:
         """The caller's own transaction, seen to be on the queue's database."""
         self.recognize(connection)
+        moved = connection.get_execution_options().get("schema_translate_map") or {}
+        if self.names.schema in moved:
+            raise WrongDatabase(
+                "the session's schema_translate_map would move Duly's tables: give Duly "
+                "a schema of its own that the map leaves alone, Duly(url, schema=…)"
+            )
         with self.guarded():
             self.dialect.join(connection)
             yield connection
@@ -148,6 +165,9 @@ class Store:
         assert self.async_engine is not None  # noqa: S101 - callers ask first
         with self.guarded():
             async with self.async_engine.connect() as connection:
+                if self.async_engine.sync_engine not in self._known:
+                    await connection.run_sync(self.recognize)
+                    await connection.rollback()
                 await connection.run_sync(self.dialect.begin)
                 yield connection
                 await connection.commit()
@@ -176,23 +196,42 @@ class Store:
             )
         self.adopt(connection.engine)
 
-    def tell_time(self, connection: Connection) -> None:
+    def tell_time(self) -> None:
         """Read the database's clock again when the last reading is old."""
         if self.clock.stale:
-            self.clock.learn(connection.execute(select(self.dialect.clock)).scalar_one())
+            with self.reading() as connection:
+                self.clock.learn(connection.execute(select(self.dialect.clock)).scalar_one())
 
-    def owns(self, session: Any) -> bool:
-        """Whether a session of the application's is on the queue's database; an unbound one will be."""
+    def owns(self, factory: Callable[..., Any]) -> bool:
+        """Whether the sessions of the application's factory are on the queue's database; unbound ones will be."""
         with self.guarded():
             try:
-                self.recognize(session.connection())
+                for bind in (getattr(factory, "kw", {}).get("binds") or {}).values():
+                    if isinstance(bind, Engine):
+                        with bind.connect() as connection:
+                            self.recognize(connection)
+                with closing(factory()) as session:
+                    self.recognize(session.connection())
             except UnboundExecutionError:
                 return True
             except WrongDatabase:
                 return False
-            finally:
-                session.close()
         return True
+
+    async def recognize_async(self) -> None:
+        """Check that the async engine is on the queue's database; ``SettingsError`` says that it is not."""
+        assert self.async_engine is not None  # noqa: S101 - callers ask first
+        with self.guarded():
+            try:
+                async with self.async_engine.connect() as connection:
+                    await connection.run_sync(self.recognize)
+            except WrongDatabase:
+                raise SettingsError(
+                    "async_engine= is on another database than the queue: jobs enqueued through it would not be seen, "
+                    "and async tasks could not commit with them; give the same database to both"
+                ) from None
+            finally:
+                await self.async_engine.dispose()  # its connections belong to this loop
 
     def task_transaction(self, worker: str, job: ClaimedJob, **limits: Any) -> TaskTransaction:
         """The transaction of one attempt of a transactional task."""
@@ -210,9 +249,9 @@ class Store:
         """The same for async tasks."""
         return factory() if factory is not None else async_session_class()(self.async_engine)
 
-    def line(self, *, lock: float, statement: float) -> Line:
+    def line(self, *, lock: float, statement: float, idle: float) -> Line:
         """A worker's own connection, with its own short time-outs in seconds."""
-        return Line(self, lock=lock, statement=statement)
+        return Line(self, lock=lock, statement=statement, idle=idle)
 
     def disconnect(self) -> None:
         """Close what the engine's pool holds: before a fork, and when the app closes."""

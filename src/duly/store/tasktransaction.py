@@ -103,6 +103,14 @@ def _tell_driver(connection: Connection, statement: str) -> None:
         raise DBAPIError(statement, None, error) from error
 
 
+def _keep_to(session: Session, connection: Connection | None) -> None:
+    """Whatever routing the application's sessions have (``binds=``, a ``get_bind`` of their own): one connection.
+
+    On this one object: else what is routed elsewhere would commit by itself, before the fence.
+    """
+    vars(session)["get_bind"] = lambda *_, **__: connection
+
+
 def _refuse() -> None:
     raise CommitInTask(
         "a transactional task must not commit() or rollback() the connection that Duly gave it: Duly ends that "
@@ -150,6 +158,7 @@ class TaskTransaction:
         """For a task that asks for a ``Session``."""
         if self._session is None:
             self._session = self._factory(bind=self.connection, join_transaction_mode="create_savepoint")
+            _keep_to(self._session, self.connection)
         return self._session
 
     def finish(self, started_at: datetime, result: bytes | None) -> None:
@@ -221,6 +230,7 @@ class AsyncTaskTransaction:
         if self._session is None:
             factory = self._factory or async_session_class()
             self._session = factory(bind=self.connection, join_transaction_mode="create_savepoint")
+            _keep_to(self._session.sync_session, self.connection.sync_connection)
         return self._session
 
     async def finish(self, started_at: datetime, result: bytes | None) -> None:

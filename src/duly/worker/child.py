@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 EXIT_CUT_OFF = 3
 EXIT_FAILED = 4
 DRAIN = "d"
+COUNTED_ABOVE = (signal.SIGTERM, signal.SIGINT)
 PULSES_A_LEASE = 15
 
 
@@ -43,9 +44,9 @@ def be_child(
     Signals are the supervisor's to count: a terminal's Ctrl-C reaches all processes, and each would
     else draw its own conclusion.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _left_to_the_supervisor)
-    os.register_at_fork(after_in_child=_hear_signals)
+    for number in COUNTED_ABOVE:
+        signal.signal(number, _leave_it)  # a handler, since what is ignored stays so in the programs we start
+    os.register_at_fork(after_in_child=_obey_again)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # tasks may start processes of their own
     # What was imported before the fork stays: looking through it again and again for garbage would cost
     # a third of the time that many short jobs take, and unshare its memory.
@@ -77,6 +78,16 @@ def _left_to_the_supervisor(number: int, frame: FrameType | None) -> None:
 def _hear_signals() -> None:
     """In a process that a task forks (``multiprocessing`` does): it can be terminated, as anywhere."""
     for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _leave_it(number: int, frame: FrameType | None) -> None:
+    """The supervisor has heard it too."""
+
+
+def _obey_again() -> None:
+    """Processes that tasks fork are theirs, and end when they are told to."""
+    for number in COUNTED_ABOVE:
         signal.signal(number, signal.SIG_DFL)
 
 

@@ -14,6 +14,7 @@ success. ``run`` and ``arun`` differ in step 5 alone.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
@@ -55,6 +56,10 @@ BROKEN = timedelta(seconds=5)
 
 class ResultRefused(InvalidArguments):
     """A result that was to be kept would not come back as it is."""
+
+
+class TooLate(Exception):
+    """The job has expired while its attempt was made ready."""
 
 
 @dataclass(slots=True)
@@ -124,7 +129,10 @@ class Executor:
                 return self._call_in_transaction(attempt)
         try:
             with ExitStack() as stack:
-                result = self._invoke(attempt, self._own(attempt, stack))
+                given = self._own(attempt, stack)
+                if given:
+                    self._begin(attempt)
+                result = self._invoke(attempt, given)
         except BaseException as error:  # noqa: BLE001 - a task may raise anything; the worker goes on
             return self._ended_by(attempt, error)
         return self._succeeded(attempt, result)
@@ -136,7 +144,10 @@ class Executor:
                 return await self._acall_in_transaction(attempt)
         try:
             async with AsyncExitStack() as stack, asyncio.timeout(attempt.run_time):
-                result = await self._invoke(attempt, await self._aown(attempt, stack))
+                given = await self._aown(attempt, stack)
+                if given:
+                    self._begin(attempt)
+                result = await self._invoke(attempt, given)
         except BaseException as error:  # noqa: BLE001 - as above
             return self._ended_by(attempt, error)
         return self._succeeded(attempt, result)
@@ -204,8 +215,12 @@ class Executor:
     # ── 5: the call ───────────────────────────────────────────────────────────────────────────
 
     def _invoke(self, attempt: Attempt, given: dict[str, Any]) -> Any:
-        args, kwargs = attempt.task.signature.apply(attempt.values)
-        return attempt.task.function(*args, **kwargs, **given)
+        signature = attempt.task.signature
+        args, kwargs = signature.apply(attempt.values)
+        returned = attempt.task.function(*args, **kwargs, **given)
+        if returned is not None and not signature.is_async:
+            _refuse_unrun(returned)
+        return returned
 
     def _own(self, attempt: Attempt, stack: ExitStack) -> dict[str, Any]:
         """What a task that is not transactional is given: sessions commit when it returns."""
@@ -241,42 +256,52 @@ class Executor:
         transaction = self._home.store.task_transaction(
             attempt.worker, attempt.job, **self._limits(attempt), session=self._home.session_factory
         )
+        ours = True
         try:
             transaction.start()
-            given = {
-                name: _joined(kind, attempt, transaction)
-                for name, kind in attempt.task.signature.injected.items()
-            }
+            self._begin(attempt)
+            given = _given(attempt, transaction)
+            ours = False
             result = self._result(attempt, self._invoke(attempt, given))
+            ours = True
             transaction.finish(attempt.started_at, result)
         except BaseException as error:  # noqa: BLE001 - a task may raise anything
             try:
                 whole = transaction.abandon()
             except DatabaseError:
                 whole = True  # the connection is gone, and the transaction with it
-            return self._undone(attempt, error, whole=whole)
+            return self._undone(attempt, error, whole=whole, ours=ours)
         return Recorded(attempt.job.id, attempt.job.claim)
 
     async def _acall_in_transaction(self, attempt: Attempt) -> Report:
         transaction = self._home.store.async_task_transaction(
             attempt.worker, attempt.job, **self._limits(attempt), session=self._home.async_session_factory
         )
+        ours = True
         try:
             await transaction.start()
-            given = {
-                name: _joined(kind, attempt, transaction)
-                for name, kind in attempt.task.signature.injected.items()
-            }
+            self._begin(attempt)
+            given = _given(attempt, transaction)
+            ours = False
             async with asyncio.timeout(attempt.run_time):
-                returned = await self._invoke(attempt, given)
-            await transaction.finish(attempt.started_at, self._result(attempt, returned))
+                result = self._result(attempt, await self._invoke(attempt, given))
+            ours = True
+            await transaction.finish(attempt.started_at, result)
         except BaseException as error:  # noqa: BLE001 - as above
+            stopped = isinstance(error, asyncio.CancelledError | TimeoutError)
             try:
-                whole = await transaction.abandon(discard=isinstance(error, asyncio.CancelledError))
+                whole = await transaction.abandon(discard=stopped)
             except DatabaseError:
                 whole = True
-            return self._undone(attempt, error, whole=whole)
+            return self._undone(attempt, error, whole=whole, ours=ours)
         return Recorded(attempt.job.id, attempt.job.claim)
+
+    def _begin(self, attempt: Attempt) -> None:
+        """The attempt starts now: the wait for a connection or the write lock may have lasted past its time."""
+        now = self._home.store.clock.now()
+        if attempt.job.expires_at <= now:
+            raise TooLate
+        attempt.started_at = now
 
     def _limits(self, attempt: Attempt) -> dict[str, float]:
         return {"run_time": attempt.run_time, "lease": self._home.settings.lease}
@@ -300,8 +325,11 @@ class Executor:
             # Its effects stand, so running it again would not help.
             return self._failed(attempt, error, "its result cannot be kept")
 
-    def _undone(self, attempt: Attempt, error: BaseException, *, whole: bool) -> Report:
-        """A transaction that did not commit, or whose COMMIT was not answered: the fence will tell."""
+    def _undone(self, attempt: Attempt, error: BaseException, *, whole: bool, ours: bool) -> Report:
+        """A transaction that did not commit, or whose COMMIT was not answered: the fence will tell.
+
+        *ours*: it was in Duly's part of it, before or after the task's own code.
+        """
         job = attempt.job
         if isinstance(error, TransactionEnded) or not whole:
             cause = "its transaction was ended from outside, so its writes may stand"
@@ -312,23 +340,27 @@ class Executor:
                 cause = "expired while it ran; rolled back"
                 return Ended(job.id, job.claim, Outcome.EXPIRED, cause, True, attempt.started_at)
             return Lost(job.id, job.claim)
+        if ours and isinstance(error, DatabaseError):
+            self._home.emitter.emit(JobPutBack(job.id, job.task, job.queue, str(error), problem=True))
+            return PutBack(job.id, job.claim, type(error).__name__, counted=False, after=BUSY)
         return self._ended_by(attempt, error)
 
     def _ended_by(self, attempt: Attempt, error: BaseException) -> Report:
         """What the task said, or that it failed."""
         job = attempt.job
         match error:
+            case TooLate():
+                return Ended(
+                    job.id, job.claim, Outcome.EXPIRED, "not started before expires_at", counted=False
+                )
             case Cancel():
                 cause = "cancelled by the task"
                 return Ended(job.id, job.claim, Outcome.CANCELLED, cause, True, attempt.started_at)
             case Snooze():
                 after = None if error.at else error.after or SNOOZE
                 return PutBack(job.id, job.claim, "snoozed", counted=False, after=after, at=error.at)
-            case asyncio.CancelledError():
+            case asyncio.CancelledError() if attempt.cancellation.is_set():
                 return Released(job.id, job.claim)
-            case DatabaseError() if attempt.task.transactional:
-                # The queue's own database did not play along; that is no fault of the task's.
-                return PutBack(job.id, job.claim, type(error).__name__, counted=False, after=BUSY)
             case ResultRefused():
                 return self._failed(attempt, error, "its result cannot be kept; rolled back")
         return self._failed_once(attempt, error)
@@ -359,6 +391,23 @@ class Executor:
             self._on_error(error)
         body = Trouble.of(error).dump()
         return self._home.sealer.seal("error", attempt.job.binding, body)
+
+
+def _given(attempt: Attempt, transaction: Any) -> dict[str, Any]:
+    return {
+        name: _joined(kind, attempt, transaction) for name, kind in attempt.task.signature.injected.items()
+    }
+
+
+def _refuse_unrun(returned: Any) -> None:
+    """A sync task that returns a coroutine or generator has done nothing yet: a decorator hid the async def."""
+    if inspect.isawaitable(returned) or inspect.isgenerator(returned) or inspect.isasyncgen(returned):
+        if inspect.iscoroutine(returned) or inspect.isgenerator(returned):
+            returned.close()
+        kind = type(returned).__name__
+        raise TypeError(
+            f"the task returned a {kind}, which nobody runs: declare it as async def, or use up the generator"
+        )
 
 
 def _joined(kind: Injected, attempt: Attempt, transaction: Any) -> Any:

@@ -27,6 +27,14 @@ class Herald:
         if self._emitter.successes:
             self._emit_end(done, Outcome.SUCCEEDED, None)
 
+    def ended(self, done: Done, outcome: Outcome) -> None:
+        """The ledger had this outcome already."""
+        if outcome is Outcome.SUCCEEDED:
+            self.succeeded(done)
+            return
+        self.tally[outcome.value] += 1
+        self._emit_end(done, outcome, None)
+
     def expired(self, done: Done) -> None:
         """A retry that could only have come too late."""
         self.tally[Outcome.EXPIRED.value] += 1

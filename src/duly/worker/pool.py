@@ -11,6 +11,7 @@ import functools
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from queue import SimpleQueue
 
 from duly.model.report import Released, Report
@@ -75,6 +76,7 @@ class Loop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._slots: asyncio.Semaphore | None = None
         self._running: dict[Ticket, asyncio.Task[None]] = {}
+        self._stopping = False
 
     def hand_over(self, tickets: Sequence[Ticket]) -> None:
         """Start jobs on the loop; those over its number of slots wait there."""
@@ -96,6 +98,7 @@ class Loop:
         until = time.monotonic() + timeout
         while self._running and time.monotonic() < until:
             self._thread.join(0.01)
+        self._stopping = True
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(max(0.1, until - time.monotonic()))
         return not self._thread.is_alive() and not self._running
@@ -109,7 +112,10 @@ class Loop:
                 self._slots = asyncio.Semaphore(self._count)
                 ready.set()
                 asyncio.set_event_loop(self._loop)
-                self._loop.run_forever()
+                while not self._stopping:
+                    # Until *we* say so: SystemExit in a task's own sub-task, or its loop.stop(), comes out here.
+                    with suppress(SystemExit, KeyboardInterrupt):
+                        self._loop.run_forever()
 
         self._thread = threading.Thread(target=serve, name="duly-loop", daemon=True)
         self._thread.start()
@@ -148,4 +154,5 @@ class Loop:
         for ticket in tickets:
             task = self._running.get(ticket)
             if task is not None:
+                ticket.cancellation.set()  # tells our cancellation from one of the task's own
                 task.cancel()

@@ -48,10 +48,14 @@ from duly.worker.writeturn import WriteTurn
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from duly.store.outcomes import Settled
     from duly.worker.home import Home
 
 UNSTARTED = 1.0
 """Seconds that a claimed job may wait here before it is given back."""
+
+BUSY_FOR = 5.0
+"""Seconds of waiting for locks after which it is said, again and again."""
 
 SHORTEST_REST = 0.005
 SOON = timedelta(milliseconds=50)
@@ -76,7 +80,7 @@ class Pump:
         self._until_empty = until_empty
         self._clock = clock or Clock()
         self._store = store = home.store
-        self._line = store.line(lock=LOCK_WAIT, statement=STATEMENT_WAIT)
+        self._line = store.line(lock=LOCK_WAIT, statement=STATEMENT_WAIT, idle=home.settings.lease)
         self._turn_of = WriteTurn(shared=store.dialect.name == "sqlite")
         executor = Executor(home, self._turn_of)
         self._done: SimpleQueue[Done | None] = SimpleQueue()
@@ -94,6 +98,8 @@ class Pump:
         self._rest = SHORTEST_REST
         self._doubtful = False
         self._lost_at: float | None = None
+        self._busy_since: float | None = None
+        self._careful = False
         self._dry = False
         self._drain_until: float | None = None
         self._announce: Callable[[str], None] = _nobody
@@ -239,9 +245,17 @@ class Pump:
         with self._transaction() as connection:
             names = self._lines.names(self._store, connection) if limit > 0 else []
             reply, settled = self._store.jobs.exchange(
-                connection, self.membership.id, list(reports.values()), names or ("",), limit if names else 0
+                connection,
+                self.membership.id,
+                list(reports.values()),
+                names or ("",),
+                limit if names else 0,
+                careful=self._careful,
             )
-        self._acknowledge(reports, reply.lost | settled.lost, settled.expired)
+        # Rows that others have locked keep their outcomes here for the next time; nothing waits behind them.
+        self._careful = bool(settled.later)
+        reports = {job: report for job, report in reports.items() if job not in settled.later}
+        self._acknowledge(reports, reply.lost, settled)
         for job in reply.replayed:
             self._herald.replayed(job)
         if not reply.alive:
@@ -287,17 +301,20 @@ class Pump:
         if loop:
             self._loop.hand_over(loop)
 
-    def _acknowledge(self, reports: dict[UUID, Report], lost: set[UUID], expired: set[UUID]) -> None:
+    def _acknowledge(self, reports: dict[UUID, Report], lost: set[UUID], settled: Settled) -> None:
         """These outcomes stand in the database now, or have lost their fence: forget them, and say so."""
         for job, report in reports.items():
             done = self._hand.handed_in(job)
-            if job in lost:
+            if job in lost or job in settled.lost:
                 if not isinstance(report, Released):
                     self._herald.lost(done.ticket.job)
             elif type(report) is Succeeded:
                 self._herald.succeeded(done)
-            elif job in expired:
+            elif job in settled.expired:
                 self._herald.expired(done)
+            elif isinstance(report, PutBack) and job in settled.recorded:
+                # A transactional task whose COMMIT was not answered: it had landed.
+                self._herald.ended(done, settled.recorded[job])
             else:
                 self._herald.settled(done, report)
                 if isinstance(report, PutBack) and report.after is not None:
@@ -391,11 +408,24 @@ class Pump:
         """The reply was not read: what it did is unknown until we have reconciled."""
         self._doubtful = True
         self.membership.missed()
-        if self._lost_at is None and not isinstance(error, DatabaseBusy):
+        if isinstance(error, DatabaseBusy):
+            self._careful = True
+            self._busy(error)
+        elif self._lost_at is None:
             self._lost_at = self._clock.monotonic()
             self._home.emitter.emit(DatabaseLost(str(error)))
 
+    def _busy(self, error: DatabaseBusy) -> None:
+        now = self._clock.monotonic()
+        self._busy_since = self._busy_since or now
+        if now - self._busy_since > BUSY_FOR:
+            self._home.emitter.emit(
+                Notice(f"the database is busy for {now - self._busy_since:.0f} s: {error}")
+            )
+            self._busy_since = now
+
     def _found(self) -> None:
+        self._busy_since = None
         if self._lost_at is not None:
             self._home.emitter.emit(DatabaseFound(self._clock.monotonic() - self._lost_at))
             self._lost_at = None

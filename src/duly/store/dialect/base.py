@@ -81,8 +81,8 @@ class StoreDialect(ABC):
         """Begin a write transaction of Duly's own on a connection fresh from the pool."""
 
     @abstractmethod
-    def limit_waits(self, connection: Connection, *, lock: float, statement: float) -> None:
-        """Bound, for this transaction, how long a lock and a statement may take (seconds)."""
+    def limit_waits(self, connection: Connection, *, lock: float, statement: float, idle: float) -> None:
+        """Bound, for this transaction, how long a lock, a statement and a pause between two may take (seconds)."""
 
     @abstractmethod
     def begin_task(self, connection: Connection, *, idle: float) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     TextClause,
     delete,
     func,
+    inspect,
     or_,
     select,
     text,
@@ -23,7 +24,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.schema import CreateSchema
 
-from duly.errors import DatabaseBusy, DulyError, SchemaError
+from duly.errors import DatabaseBusy, DulyError, InvalidOptions, SchemaError
 from duly.model.job import ClaimedJob, NewJob
 from duly.model.report import Succeeded
 from duly.store.dialect.base import BEST_FIRST, CLAIMED, ENDED, Exchanged, StoreDialect, job_row, unavailable
@@ -34,7 +35,14 @@ from duly.store.schema import Tables
 # scheduled rows).
 CLOCK = "(SELECT clock_timestamp())"
 
-BUSY = {"55P03", "40P01", "40001", "57014"}  # lock not available, deadlock, serialization, statement time-out
+BUSY = {
+    "55P03",
+    "40P01",
+    "40001",
+    "57014",
+    "26000",
+    "42P05",
+}  # the last two: prepared, elsewhere; lock not available, deadlock, serialization, statement time-out
 MISSING = {"42P01", "42703", "3F000"}  # table, column, schema
 GONE = ("08", "53", "57P", "25P03")  # connection, resources, shutdown, idle in transaction for too long
 READ_ONLY = "25006"  # a standby, since a failover
@@ -162,19 +170,33 @@ class PostgreSQL(StoreDialect):
         """An advisory lock for the transaction, so that two migrations run one after the other."""
         connection.execute(_LOCK_SCHEMA, {"lock": f"duly migrate {self.tables.jobs.fullname}"})
         schema = self.tables.metadata.schema
-        if schema is not None:
+        if schema is not None and not inspect(connection).has_schema(schema):
             connection.execute(CreateSchema(schema, if_not_exists=True))
+
+    def join(self, connection: Connection) -> None:
+        """A connection that commits each statement by itself cannot take a job back."""
+        if getattr(connection.connection.dbapi_connection, "autocommit", False) is True:
+            raise InvalidOptions(
+                "the session given is on an AUTOCOMMIT connection, where nothing can be rolled back: give one whose "
+                "transaction is real, or leave session= out"
+            )
 
     def begin(self, connection: Connection) -> None:
         """READ COMMITTED, whatever the application's engine uses."""
+        driver = connection.connection.driver_connection
+        if getattr(driver, "prepare_threshold", None) is not None:
+            driver.prepare_threshold = None  # type: ignore[union-attr] # psycopg's: a pooler has other sessions
         connection.execution_options(isolation_level="READ COMMITTED")
         connection.begin()
 
-    def limit_waits(self, connection: Connection, *, lock: float, statement: float) -> None:
-        """``SET LOCAL``, as one statement: nothing outlives the transaction behind a pooler."""
-        connection.execute(
-            _SET_WAITS, {"lock": f"{int(lock * 1000)}ms", "statement": f"{int(statement * 1000)}ms"}
-        )
+    def limit_waits(self, connection: Connection, *, lock: float, statement: float, idle: float) -> None:
+        """``SET LOCAL``, as one statement: nothing outlives the transaction behind a pooler.
+
+        The idle limit frees what a frozen worker holds: its own row among the workers above all, which
+        nobody could else declare dead.
+        """
+        limits = {"lock": lock, "statement": statement, "idle": idle}
+        connection.execute(_SET_WAITS, {name: f"{int(limit * 1000)}ms" for name, limit in limits.items()})
 
     def begin_task(self, connection: Connection, *, idle: float) -> None:
         """A frozen worker's transaction ends by itself after its idle limit, and with it its locks."""
@@ -297,10 +319,16 @@ class PostgreSQL(StoreDialect):
         """Nothing to drop."""
 
     def dead_workers(self, connection: Connection, lease: timedelta, judge: str) -> list[str]:
-        """Silent for a lease, or with a beat in the future (the database's clock has jumped)."""
-        workers = self.tables.workers.c
+        """Silent for a lease, or with a beat in the future (the database's clock has jumped).
+
+        Nobody, where the judge's own beat is old: it was frozen since it asked whether it may judge, and
+        the living perhaps with it.
+        """
+        workers, own = self.tables.workers.c, self.tables.workers.alias("own").c
         silent = or_(workers.beat_at < _CLOCK - lease, workers.beat_at > _CLOCK)
-        stale = self.lock_rows(select(workers.id).where(silent, workers.id != judge), skip_locked=True)
+        frozen = select(own.id).where(own.id == judge, own.beat_at < _CLOCK - lease / 2).exists()
+        others = select(workers.id).where(silent, workers.id != judge, ~frozen)
+        stale = self.lock_rows(others, skip_locked=True)
         return list(
             connection.scalars(delete(self.tables.workers).where(workers.id.in_(stale)).returning(workers.id))
         )
@@ -315,8 +343,7 @@ _CLOCK: ColumnElement[datetime] = select(
 # indexes, in their order, and hash joins, always; and no compiler called because these words make plans look dear.
 _SET_WAITS = text(
     "SELECT set_config('lock_timeout', :lock, true), set_config('statement_timeout', :statement, true), "
-    "set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true), "
-    "set_config('enable_nestloop', 'off', true), set_config('jit', 'off', true)"
+    "set_config('idle_in_transaction_session_timeout', :idle, true), set_config('enable_seqscan', 'off', true)"
 )
 _LOCK_SCHEMA = text("SELECT pg_advisory_xact_lock(hashtextextended(:lock, 0))")
 _SET_IDLE = text("SELECT set_config('idle_in_transaction_session_timeout', :idle, true)")

@@ -32,6 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from duly.errors import DatabaseBusy, DulyError, SchemaError, SettingsError, WrongDatabase
 from duly.model.job import ClaimedJob, NewJob
@@ -145,6 +146,11 @@ class SQLite(StoreDialect):
                 "an in-memory SQLite database is seen by one connection alone, so no worker could use it; "
                 "name a file, e.g. sqlite:///jobs.db"
             )
+        if isinstance(connection.engine.pool, StaticPool | SingletonThreadPool):
+            raise SettingsError(
+                f"this SQLite engine shares one connection ({type(connection.engine.pool).__name__}), so Duly's "
+                "transactions would be yours: make the engine without poolclass="
+            )
         self._folder = Path(f"{file}.duly")
         _step_out(connection)
         if connection.exec_driver_sql("PRAGMA journal_mode").scalar() != "wal":
@@ -181,7 +187,7 @@ class SQLite(StoreDialect):
         """
         event.listen(engine, "savepoint", _begin_before_savepoint)
 
-    def limit_waits(self, connection: Connection, *, lock: float, statement: float) -> None:
+    def limit_waits(self, connection: Connection, *, lock: float, statement: float, idle: float) -> None:
         """The busy time-out bounds the only wait there is."""
 
     def begin_task(self, connection: Connection, *, idle: float) -> None:  # noqa: ARG002

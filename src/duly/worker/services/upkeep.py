@@ -38,13 +38,14 @@ class Upkeep:
         upkeep = self._store.upkeep
         self._untold.clear()
         found = upkeep.look(connection)
-        if found.promote:
-            upkeep.promote(connection)
+        moved = found.promote and upkeep.promote(connection) > 0
         if found.expire:
             for row in upkeep.expire(connection):
                 cause = "not started before expires_at"
-                self._untold.append(JobEnded(row.id, row.task, row.queue, Outcome.EXPIRED, row.attempt, cause))
-        something = found.promote or found.expire  # then there may be more behind
+                self._untold.append(
+                    JobEnded(row.id, row.task, row.queue, Outcome.EXPIRED, row.attempt, cause)
+                )
+        something = moved or bool(self._untold)  # then there may be more behind; what is locked can wait
         wait = LOOK if found.next_due is None else found.next_due.total_seconds()
         self.due = self._clock.monotonic() + (SOONEST if something else min(max(wait, SOONEST), LOOK))
         return something
