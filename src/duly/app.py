@@ -93,8 +93,9 @@ class Duly(Tasks):
         self.client = Client(self)
         self.desk = Desk(self)
         self.manage = Manage(self)
-        self.session_factory = session
-        self.async_session_factory = async_session
+        # A scoped session hands out one session a thread; what a task needs is one of its own.
+        self.session_factory = getattr(session, "session_factory", session)
+        self.async_session_factory = getattr(async_session, "session_factory", async_session)
         self._clock = clock or Clock()
         self._engine = _sync_engine(database)
         self._async_engine = async_engine

@@ -4,6 +4,7 @@
 ``DULY_TEST_GATES``     the folder of the gates that tasks wait at
 ``DULY_TEST_SKEW``      seconds by which this process's own clock is wrong
 ``DULY_TEST_PATIENT``   1: the supervisor starts a child again at once, however often one is killed
+``DULY_TEST_JUDGE``     1: a worker that is about to judge others writes it down and waits at the gate ``judge``
 ``DULY_TEST_MUTANT``    a rule of the protocol that is broken here, to see that the checker notices:
                         ``unfenced-finish``, ``effect-outside`` (in ``tasks.py``), ``own-clock``
 
@@ -26,7 +27,8 @@ from duly.store import ledger
 from duly.store.dialect import postgresql, sqlite
 from duly.worker import supervisor
 from duly.worker.executor import Attempt, Executor
-from tests.faults.tasks import CLAIM, duties, note_down
+from duly.worker.services.upkeep import Rescue
+from tests.faults.tasks import CLAIM, duties, note_down, wait_at_gate
 
 AHEAD = "1 hour"
 
@@ -73,6 +75,20 @@ def watch_locks() -> None:
         return ours
 
     sqlite.SQLite.translate = watched  # type: ignore[method-assign]
+
+
+def hold_up_judges() -> None:
+    """Freeze a judge at the worst moment: it has seen that it may judge, and has not looked yet."""
+    look = Rescue.look
+
+    def held_up(self: Rescue, connection: Any, judge: str) -> int:
+        note_down("judging", worker=judge)
+        wait_at_gate("judge")
+        found = look(self, connection, judge)
+        note_down("judged", worker=judge)
+        return found
+
+    Rescue.look = held_up  # type: ignore[method-assign]
 
 
 # ── mutants ───────────────────────────────────────────────────────────────────────────────────
@@ -122,6 +138,8 @@ watch_starts()
 watch_locks()
 if mutant := os.environ.get("DULY_TEST_MUTANT"):
     MUTANTS[mutant]()
+if os.environ.get("DULY_TEST_JUDGE"):
+    hold_up_judges()
 if os.environ.get("DULY_TEST_PATIENT"):
     supervisor.LIVED_A_WHILE = 0.0
 

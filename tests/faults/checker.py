@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ class Books:
             if calm and len({start.attempt for start in begun}) < len(begun):
                 yield f"{job}: an attempt ran twice, though nobody was killed"
             in_order = sorted(begun, key=lambda start: start.claim)
-            if any(one.attempt > other.attempt for one, other in zip(in_order, in_order[1:], strict=False)):
+            if any(one.attempt > other.attempt for one, other in pairwise(in_order)):
                 yield f"{job}: a later claim has an earlier attempt"
             last = in_order[-1].claim
             row = ended.get(job) or left.get(job)

@@ -38,10 +38,11 @@ def until(ask: Callable[[], T], what: str | Callable[[], str], patience: float =
     return answer
 
 
-def environment_of(*paths: Path) -> dict[str, str]:
-    """This process's environment without the settings of anybody's Duly."""
+def environment_of() -> dict[str, str]:
+    """This process's environment, with the tests on the path and without anybody's settings of Duly."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("DULY_")}
-    return plain | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, *paths)))}
+    path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return plain | {"PYTHONPATH": os.pathsep.join(path)}
 
 
 class Zygote:

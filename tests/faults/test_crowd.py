@@ -71,7 +71,7 @@ def test_two_terminals_on_one_sqlite_file(on_sqlite: Ground, record_property: Re
     """Two supervisors with workers and two processes that enqueue: nobody sees "database is locked"."""
     ground = on_sqlite
     terminals = [ground.terminal(processes=2), ground.terminal(processes=2)]
-    shops = [ground.run("tests.faults.shop:main", "150", str(n)) for n in range(2)]
+    shops = [ground.run("tests.faults.shop:main", "100", str(n)) for n in range(2)]
     for shop in shops:
         assert shop.ended() == 0, shop.words()
     take_promises(ground)
@@ -99,8 +99,9 @@ def take_promises(ground: Ground) -> None:
     ground.undone |= {line["job"] for line in ground.lines("undone")}
 
 
-def test_duly_work_as_a_command(ground: Ground) -> None:
+def test_duly_workoff_as_a_command(on_sqlite: Ground) -> None:
     """Not by way of the zygote: the real command line, from the shell."""
+    ground = on_sqlite
     (job,) = ground.enqueue(effect.call(1))
     given = {
         "DULY_DATABASE_URL": ground.database.url,

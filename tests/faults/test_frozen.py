@@ -76,6 +76,26 @@ def test_a_woken_worker_takes_a_new_id_and_goes_on(on_postgresql: Ground) -> Non
     ground.check()
 
 
+def test_a_judge_that_was_frozen_with_the_others_judges_nobody(on_postgresql: Ground) -> None:
+    """A machine is paused just when a worker has seen that it may judge: all beats are old when it goes on."""
+    ground = on_postgresql
+    other = ground.terminal(lease=LEASE)
+    (job,) = ground.enqueue(hold.call("gate"))
+    ground.started(job)
+    judge = ground.terminal(lease=LEASE, test_judge=1)
+    until(lambda: ground.lines("judging"), "the judge")
+    other.signal(signal.SIGSTOP, group=True)
+    pause(1.5 * LEASE)
+    ground.open("judge")
+    until(lambda: ground.lines("judged"), "its judgement")
+    other.signal(signal.SIGCONT, group=True)
+    ground.open("gate")
+    assert ground.outcome(job) == "succeeded"
+    assert (judge.stop(), other.stop()) == (0, 0)
+    assert ground.entry(job, "rescues") == (0,)
+    ground.check(calm=True)
+
+
 def test_a_silent_child_is_killed_by_its_supervisor(ground: Ground) -> None:
     """Frozen alone. On SQLite it would else keep its lock, and its jobs with it, for ever."""
     terminal = ground.terminal(lease=LEASE)

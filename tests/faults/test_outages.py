@@ -8,7 +8,8 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from itertools import count
+from datetime import datetime
+from itertools import count, pairwise
 
 import pytest
 
@@ -38,7 +39,7 @@ def busy_terminals(ground: Ground) -> tuple[list[Terminal], list[str]]:
 def nobody_was_rescued(
     ground: Ground, terminals: list[Terminal], jobs: list[str], children: list[list[int]]
 ) -> None:
-    pause(2 * LEASE)  # in which a hasty judge would judge
+    pause(1.5 * LEASE)  # in which a hasty judge would judge
     ground.open("gate")
     ground.all_done()
     assert [terminal.children for terminal in terminals] == children
@@ -49,7 +50,7 @@ def nobody_was_rescued(
     ground.check()
 
 
-@pytest.mark.parametrize("mode", ["fast", "kill"])
+@pytest.mark.parametrize("mode", ["fast", "kill"] if LONG else ["kill"])
 def test_a_gap_of_some_leases_rescues_nobody_who_lives(
     on_private: Ground, private_postgresql: Cluster, mode: str, record_property: Record
 ) -> None:
@@ -58,7 +59,7 @@ def test_a_gap_of_some_leases_rescues_nobody_who_lives(
     private_postgresql.stop(mode)  # type: ignore[arg-type]
     for terminal in terminals:
         until(lambda terminal=terminal: terminal.said("database_lost"), "the word that it lost the database")
-    pause(3 * LEASE)
+    pause(2.5 * LEASE)
     private_postgresql.start()
     for terminal in terminals:
         until(
@@ -78,7 +79,7 @@ def test_a_database_frozen_for_some_leases_rescues_nobody_who_lives(
     server = [private_postgresql.pid, *children_of(private_postgresql.pid)]
     for process in server:
         os.kill(process, signal.SIGSTOP)
-    pause(3 * LEASE)
+    pause(2.5 * LEASE)
     for process in server:
         os.kill(process, signal.SIGCONT)
     nobody_was_rescued(on_private, terminals, jobs, children)
@@ -108,14 +109,14 @@ def test_database_restart_mid_run(
     ground = on_private
     terminal = ground.terminal(processes=3, lease=LEASE)
     children = terminal.workers(3)
-    restarts = 40 if LONG else 4
+    restarts = 40 if LONG else 3
     waits = []
     for n in range(restarts):
         until_crash = time.monotonic() + random.uniform(0.3, 0.8)
         while time.monotonic() < until_crash:
             enqueue_some(ground)
             pause(0.03)
-        private_postgresql.restart("kill" if n % 4 == 3 else "immediate")
+        private_postgresql.restart("kill" if n % 3 == 2 else "immediate")
         up = time.time()
         waits.append(
             until(lambda up=up: _ended_since(ground, up), "the first success after the restart") - up
@@ -148,7 +149,7 @@ def test_dropped_sessions_lose_nothing_and_no_worker_leaves(
     ground = on_postgresql
     terminal = ground.terminal(processes=3, lease=LEASE)
     children = terminal.workers(3)
-    dropped, deadline = 0, time.monotonic() + (60 if LONG else 4)
+    dropped, deadline = 0, time.monotonic() + (60 if LONG else 3)
     while time.monotonic() < deadline:
         enqueue_some(ground)
         if sessions := ground.sessions():
@@ -174,20 +175,14 @@ def test_children_that_cannot_start_are_started_again_with_growing_waits(
     private_postgresql.stop()
     for child in children:
         os.kill(child, signal.SIGKILL)
-    until(lambda: len(terminal.said("child_died")) >= 5, "some tries to start")
-    died = [_moment(record["time"]) for record in terminal.said("child_died")][2:]
-    waits = [late - early for early, late in zip(died, died[1:], strict=False)]
-    tries = len(terminal.said("child_died"))
-    assert tries < 12
+    until(lambda: len(terminal.said("child_died")) >= 6, "some tries to start")
+    died = [datetime.fromisoformat(record["time"]).timestamp() for record in terminal.said("child_died")][2:]
+    waits = [late - early for early, late in pairwise(died)]
+    print("WAITS", waits)
+    assert waits[-1] > 2 * waits[0], "a hot loop"
     assert all("cannot work" in record["text"] for record in terminal.said("notice", level="error"))
     private_postgresql.start()
     (job,) = ground.enqueue(note.call(1))
-    assert ground.outcome(job) == "succeeded", waits
+    assert ground.outcome(job) == "succeeded"
     assert terminal.stop() == 0
     ground.check()
-
-
-def _moment(text: str) -> float:
-    from datetime import datetime
-
-    return datetime.fromisoformat(text).timestamp()

@@ -35,7 +35,7 @@ def test_a_row_put_back_after_it_ended_is_removed_and_not_run(ground: Ground) ->
     ground.check(calm=True)
     assert len(ground.lines("start")) == before + 1
     audited = ground.database.rows(
-        "SELECT job_id, count(*) FROM duly_audit WHERE action LIKE 'replayed%' GROUP BY job_id"
+        "SELECT job_id, count(*) FROM duly_audit WHERE action = 'replayed row removed' GROUP BY job_id"
     )
     assert {(str(job), times) for job, times in audited} == {(job, 2) for job in jobs}
     assert len(terminal.said("security_alert")) == 6

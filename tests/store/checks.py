@@ -269,7 +269,7 @@ def check_rescue_passes_over_rows_that_a_frozen_transaction_holds(scene: Scene) 
     with scene.frozen() as connection:
         worker.finish_within(connection, frozen)
         worker.die()
-        with scene.store.line(lock=0.3, statement=5).transaction() as line:
+        with scene.store.line(lock=0.3, statement=5, idle=30).transaction() as line:
             rescued = scene.store.rescue.offer_again(line, scene.store.rescue.orphaning_workers(line))
         assert [row.id for row in rescued] == [free.id]
     assert scene.rescue() == [frozen.id]

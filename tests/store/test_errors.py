@@ -162,10 +162,10 @@ def test_a_lock_not_granted_in_time_is_busy(postgresql: Scene) -> None:
     lock = table.select().where(table.c.id == job.id).with_for_update()
     with scene.frozen() as holder:
         holder.execute(lock)
-        line = scene.store.line(lock=0.05, statement=5)
+        line = scene.store.line(lock=0.05, statement=5, idle=30)
         with pytest.raises(DatabaseBusy, match="55P03"), line.transaction() as connection:
             connection.execute(lock)
-        line = scene.store.line(lock=5, statement=0.05)
+        line = scene.store.line(lock=5, statement=0.05, idle=30)
         with pytest.raises(DatabaseBusy, match="57014"), line.transaction() as connection:
             connection.execute(lock)
 

@@ -179,7 +179,7 @@ def test_postgresql_plans_of_all_hot_statements_use_indexes(postgresql: Scene) -
                 held = scene.store.jobs.exchange(connection, "w", [], ("mine",), 100)[0].claimed
                 assert len(held) == 100
                 if name not in OF_CLIENTS:
-                    scene.store.dialect.limit_waits(connection, lock=1, statement=60)
+                    scene.store.dialect.limit_waits(connection, lock=1, statement=60, idle=60)
                 explainer = Explainer(scene.store, generic=generic)
                 with explainer.watching():
                     act(scene, connection, held)

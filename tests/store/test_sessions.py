@@ -109,9 +109,9 @@ def test_owns_tells_a_session_of_this_database_from_others(
     database: Database, other_database: Database, store: Store, make: Any
 ) -> None:
     here, there = make.engine(database.url), make.engine(other_database.url)
-    assert store.owns(Session(here)) is True
-    assert store.owns(Session(there)) is False
-    assert store.owns(sessionmaker()()) is True, "an unbound session will be bound to ours"
+    assert store.owns(sessionmaker(here)) is True
+    assert store.owns(sessionmaker(there)) is False
+    assert store.owns(sessionmaker()) is True, "an unbound session will be bound to ours"
 
 
 # ── savepoints on SQLite ──────────────────────────────────────────────────────────────────────
@@ -282,11 +282,13 @@ def test_a_line_limits_its_waits_for_its_transaction_alone(
     postgresql_database: Database, open_store: Any
 ) -> None:
     store = open_store(postgresql_database)
-    line = store.line(lock=0.5, statement=7)
+    line = store.line(lock=0.5, statement=7, idle=9)
     try:
         with line.transaction() as connection:
             assert connection.exec_driver_sql("SHOW lock_timeout").scalar_one() == "500ms"
             assert connection.exec_driver_sql("SHOW statement_timeout").scalar_one() == "7s"
+            idle = connection.exec_driver_sql("SHOW idle_in_transaction_session_timeout").scalar_one()
+            assert idle == "9s"
         with line.transaction() as connection:
             driver = connection.connection.driver_connection
         assert driver.execute("SHOW lock_timeout").fetchone() == ("0",)  # type: ignore[union-attr]
@@ -295,7 +297,7 @@ def test_a_line_limits_its_waits_for_its_transaction_alone(
 
 
 def test_a_line_opens_anew_after_an_error(store: Store) -> None:
-    line = store.line(lock=1, statement=1)
+    line = store.line(lock=1, statement=1, idle=9)
     try:
         with pytest.raises(ZeroDivisionError), line.transaction() as first:
             raise ZeroDivisionError

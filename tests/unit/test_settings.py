@@ -111,13 +111,13 @@ def test_the_environment_is_text_and_read_as_what_it_means(
     assert (found, type(found)) == (value, type(value))
 
 
-def test_the_beat_is_a_third_of_the_lease_and_at_most_half() -> None:
+def test_the_beat_is_a_third_of_the_lease_and_no_more() -> None:
     assert Settings.read(pyproject=NOTHING, lease=3).beat == 1
-    assert Settings.read(pyproject=NOTHING, lease=3, beat=1.5).beat == 1.5
-    with pytest.raises(SettingsError, match="half of lease"):
-        Settings.read(pyproject=NOTHING, lease=3, beat=1.6)
-    with pytest.raises(SettingsError, match="half of lease"):
-        Settings.read(pyproject=NOTHING, beat=8)
+    assert Settings.read(pyproject=NOTHING, lease=3, beat=0.5).beat == 0.5
+    with pytest.raises(SettingsError, match="third of lease"):
+        Settings.read(pyproject=NOTHING, lease=3, beat=1.1)
+    with pytest.raises(SettingsError, match="third of lease"):
+        Settings.read(pyproject=NOTHING, beat=5.1)
 
 
 def test_keys_come_from_the_environment_and_never_from_a_file(

@@ -7,6 +7,7 @@ that breaks its rule (``test_mutants.py``).
 from __future__ import annotations
 
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,14 +28,14 @@ def check_a_lost_exchange_reply_strands_nothing(stage: Stage) -> None:
         ran.append(number)
 
     jobs = app.enqueue_many([note.call(n) for n in range(3)])
-    hand = stage.hand(app, threads=3)
-    hand.lose_reply()
-    assert not hand.turn()
-    assert hand.held == set()
+    turned = stage.turned(app, threads=3)
+    turned.lose_reply()
+    assert not turned.turn()
+    assert turned.held == set()
     for job in jobs:
         row: Any = stage.row(app, job)
-        assert (row["state"], row["worker"]) == ("running", hand.id)
-    hand.until_ended(*jobs)
+        assert (row["state"], row["worker"]) == ("running", turned.id)
+    turned.until_ended(*jobs)
     assert sorted(ran) == [0, 1, 2]
     for job in jobs:
         ended: Any = stage.ended(app, job)
@@ -57,29 +58,31 @@ def check_a_gap_of_the_database_rescues_nobody_who_lives(stage: Stage) -> None:
 
     try:
         jobs = [wait.enqueue(), wait.enqueue()]
-        hands = [stage.hand(app, threads=1), stage.hand(app, threads=1)]
-        for hand in hands:
-            hand.turn()
-            assert len(hand.held) == 1
+        crew = [stage.turned(app, threads=1), stage.turned(app, threads=1)]
+        for turned in crew:
+            turned.turn()
+            assert len(turned.held) == 1
         gate.wait_running(2)
         lease, beat = app.settings.lease, app.settings.beat
         for _ in range(5):  # long enough to judge
-            for hand in hands:
-                hand.turn(beat)
-        assert all(hand.pump.membership.may_judge() for hand in hands)
-        ids = [hand.id for hand in hands]
-        with hands[0].cut_off(), hands[1].cut_off():
-            for hand in hands:
-                assert not hand.turn(4 * lease)
+            for turned in crew:
+                turned.turn(beat)
+        assert all(turned.pump.membership.may_judge() for turned in crew)
+        ids = [turned.id for turned in crew]
+        with crew[0].cut_off(), crew[1].cut_off():
+            for turned in crew:
+                assert not turned.turn(4 * lease)
         stage.silence(app, 4 * lease)
+        for _ in range(2):  # one is back two beats before the other
+            crew[0].turn(beat)
         for _ in range(8):
-            for hand in hands:
-                hand.turn(beat)
-        assert [hand.id for hand in hands] == ids
+            for turned in crew:
+                turned.turn(beat)
+        assert [turned.id for turned in crew] == ids
         assert app.journal.of(Rescued) == []
         gate.open()
-        for hand, job in zip(hands, jobs, strict=True):
-            hand.until_ended(job)
+        for turned, job in zip(crew, jobs, strict=True):
+            turned.until_ended(job)
             assert stage.ended(app, job)["rescues"] == 0  # type: ignore[index]
         assert gate.runs == 2
     finally:
@@ -95,9 +98,9 @@ def check_an_edited_task_is_rejected_though_nobody_knows_it(stage: Stage) -> Non
 
     job = known.enqueue()
     stage.alter(app, job, task="not.known")
-    hand = stage.hand(app)
-    hand.until(lambda: app.journal.of(SecurityAlert) or app.journal.of(JobPutBack))
-    hand.until_ended(job)
+    turned = stage.turned(app)
+    turned.until(lambda: app.journal.of(SecurityAlert) or app.journal.of(JobPutBack))
+    turned.until_ended(job)
     assert job.outcome == "rejected"
 
 
@@ -120,8 +123,8 @@ def check_an_effect_stands_only_with_its_outcome(stage: Stage) -> None:
         taken.append(ctx.job_id)
 
     job = write.enqueue()
-    hand = stage.hand(app, threads=1)
-    hand.until(lambda: app.journal.of(LeaseWasLost))
+    turned = stage.turned(app, threads=1)
+    turned.until(lambda: app.journal.of(LeaseWasLost))
     assert taken == [job.id]
     assert stage.effects() == []
     assert stage.outcome(app, job) is None
@@ -134,9 +137,9 @@ def check_a_put_back_uses_no_attempt(stage: Stage) -> None:
     def unknown_here() -> None: ...
 
     job = unknown_here.enqueue()
-    hand = stage.hand(app)
-    hand.until(lambda: app.journal.of(JobPutBack))
-    hand.until(lambda: not hand.held)
+    turned = stage.turned(app)
+    turned.until(lambda: app.journal.of(JobPutBack))
+    turned.until(lambda: not turned.held)
     row: Any = stage.row(app, job)
     assert (row["state"], row["attempt"], row["worker"], row["claim"]) == ("scheduled", 0, None, 1)
     assert timedelta(seconds=4) < row["run_at"] - row["enqueued_at"]
@@ -153,27 +156,21 @@ def check_what_waited_too_long_goes_back_as_if_nothing_had_happened(stage: Stage
 
     try:
         first, second = wait.enqueue(), wait.enqueue()
-        hand = stage.hand(app, threads=1)
-        hand.pump._pace.room = lambda *_: 2  # type: ignore[method-assign]  # as if both had been quick
-        hand.turn()
+        turned = stage.turned(app, threads=1)
+        turned.pump._pace.room = lambda *_: 2  # type: ignore[method-assign]  # as if both had been quick
+        turned.turn()
         gate.wait_running()
-        assert hand.held == {first.id, second.id}
-        hand.pump._pace.room = lambda *_: 0  # type: ignore[method-assign]
-        hand.turn(0.5)
-        assert hand.held == {first.id, second.id}
-        hand.turn(0.6)
-        assert hand.held == {first.id}
+        assert turned.held == {first.id, second.id}
+        turned.pump._pace.room = lambda *_: 0  # type: ignore[method-assign]
+        turned.turn(0.5)
+        assert turned.held == {first.id, second.id}
+        turned.turn(0.6)
+        assert turned.held == {first.id}
         row: Any = stage.row(app, second)
         assert (row["state"], row["attempt"], row["claim"]) == ("available", 0, 1)
+        claimed: Any = SimpleNamespace(id=second.id, claim=1)
         with pytest.raises(LeaseLost), app.store.writing() as connection:
-            claimed = type("Claimed", (), {"id": second.id, "claim": 1})
-            app.store.ledger.finish(
-                connection,
-                hand.id,
-                claimed,
-                started_at=row["run_at"],
-                result=None,  # type: ignore[arg-type]
-            )
+            app.store.ledger.finish(connection, turned.id, claimed, started_at=row["run_at"], result=None)
         assert row["worker"] is None
     finally:
         gate.open()
@@ -191,20 +188,20 @@ def check_a_worker_taken_for_dead_takes_a_new_id(stage: Stage) -> None:
 
     try:
         job = wait.enqueue()
-        hand = stage.hand(app, threads=1)
-        old = hand.id
-        hand.turn()
+        turned = stage.turned(app, threads=1)
+        old = turned.id
+        turned.turn()
         gate.wait_running()
         stage.remove_worker(app, old)
-        hand.beat()
-        assert hand.id != old
-        assert stage.workers(app) == {hand.id}
+        turned.beat()
+        assert turned.id != old
+        assert stage.workers(app) == {turned.id}
         gate.open()
-        hand.until(lambda: app.journal.of(LeaseWasLost))
+        turned.until(lambda: app.journal.of(LeaseWasLost))
         assert stage.outcome(app, job) is None
-        other = stage.hand(app)
+        other = stage.turned(app)
         with app.store.writing() as connection:
-            app.store.rescue.offer_again(connection, [old])  # on SQLite the hand itself has judged by now
+            app.store.rescue.offer_again(connection, [old])  # on SQLite it has judged itself by now
         other.until_ended(job)
         ended: Any = stage.ended(app, job)
         assert (ended["worker"], ended["rescues"], ended["attempts"]) == (other.id, 1, 1)

@@ -1,7 +1,7 @@
 """Apps and workers on one database, in this process; what they tell is kept, and can be waited for.
 
 Two kinds of worker: a ``Working`` one runs in a thread, as in real life, and is waited for by events and
-handles; a ``Hand`` is turned by the test, one turn at a time, on a clock that the test turns as well.
+handles; a ``TurnedWorker`` is turned by the test, one turn at a time, on a clock that the test turns as well.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from uuid import UUID
 
 from sqlalchemy import insert, select, update
@@ -60,7 +60,7 @@ class Stage:
         self.sqlite = database.name == "sqlite"
         self.patience = 5.0
         self._made: list[Duly] = []
-        self._hands: list[Hand] = []
+        self._turned: list[TurnedWorker] = []
 
     # ── who plays ─────────────────────────────────────────────────────────────────────────────
 
@@ -74,15 +74,15 @@ class Stage:
         self._made.append(app)
         return app
 
-    def hand(self, app: App, **options: Any) -> Hand:
+    def turned(self, app: App, **options: Any) -> TurnedWorker:
         """A worker that the test turns."""
-        hand = Hand(self, app, **options)
-        self._hands.append(hand)
-        return hand
+        turned = TurnedWorker(self, app, **options)
+        self._turned.append(turned)
+        return turned
 
     def close(self) -> None:
-        for hand in self._hands:
-            hand.close()
+        for turned in self._turned:
+            turned.close()
         for app in self._made:
             app.close()
 
@@ -116,7 +116,7 @@ class Stage:
             row = connection.execute(statement).one_or_none()
             return None if row is None else dict(row._mapping)
 
-    # ── a hand that reaches in ────────────────────────────────────────────────────────────────
+    # ── a turned that reaches in ────────────────────────────────────────────────────────────────
 
     def alter(self, app: Duly, job: Any, **columns: Any) -> None:
         """Change columns of a job's row, past all rules."""
@@ -195,7 +195,7 @@ class Working:
         self.ids.append(worker)
         self._joined.set()
 
-    def __enter__(self) -> Working:
+    def __enter__(self) -> Self:
         self._thread.start()
         assert self._joined.wait(PATIENCE)
         return self
@@ -214,7 +214,7 @@ class Working:
             raise self.error
 
 
-class Hand:
+class TurnedWorker:
     """A worker whose pump the test turns; its lanes are real."""
 
     def __init__(
@@ -303,14 +303,37 @@ class Hand:
         finally:
             del line.transaction
 
+    def lose_commit(self, service: Any, verb: str) -> list[int]:
+        """The first transaction in which *verb* was used is rolled back just before its COMMIT; whether one was."""
+        line, act, used, lost = self.pump._line, getattr(service, verb), [], list[int]()
+        real = line.transaction
+
+        def noted(*args: Any, **options: Any) -> Any:
+            used.append(1)
+            return act(*args, **options)
+
+        @contextlib.contextmanager
+        def transaction() -> Iterator[Any]:
+            with real() as connection:
+                yield connection
+                if used:
+                    lost.append(1)
+                    del line.transaction
+                    delattr(service, verb)
+                    raise DatabaseUnavailable("lost before its COMMIT")
+
+        setattr(service, verb, noted)
+        line.transaction = transaction  # type: ignore[method-assign]
+        return lost
+
     def lose_reply(self, times: int = 1) -> None:
         """The next exchanges commit, and nobody reads their replies: the connection is gone."""
         line, jobs = self.pump._line, self.app.store.jobs
         real, exchange, left, seen = line.transaction, jobs.exchange, [times], []
 
-        def noted(*args: Any) -> Any:
+        def noted(*args: Any, **options: Any) -> Any:
             seen.append(1)
-            return exchange(*args)
+            return exchange(*args, **options)
 
         @contextlib.contextmanager
         def transaction() -> Iterator[Any]:

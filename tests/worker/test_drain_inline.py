@@ -198,10 +198,14 @@ def test_a_broken_inline_block_runs_nothing_later(stage: Stage) -> None:
     def note() -> None:
         ran.append(1)
 
-    with pytest.raises(Broken), app.inline():
-        with Session(app.store.engine) as session, session.begin():
-            note.using(session=session).enqueue()
-        raise Broken
+    def block() -> None:
+        with app.inline():
+            with Session(app.store.engine) as session, session.begin():
+                note.using(session=session).enqueue()
+            raise Broken
+
+    with pytest.raises(Broken):
+        block()
     assert ran == []
     assert note.enqueue().state == "available"
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from duly import Backoff, Cancel, Duly, Retry, Snooze
-from duly.errors import DatabaseUnavailable
 from duly.model.events import (
     Event,
     JobEnded,
@@ -118,48 +117,21 @@ def test_what_was_not_committed_is_not_told(stage: Stage, what: str) -> None:
     @app.task
     def note() -> None: ...
 
+    turned = stage.turned(app)
+    turned.turn()
+    turned.pump.membership._steady_since = -1e9  # it may judge at once
     job = note.enqueue()
+    told: type[Event]
     if what == "expiry":
+        told, service, verb = JobEnded, app.store.upkeep, "expire"
         stage.alter(app, job, expires_at=stage.row(app, job)["enqueued_at"] - timedelta(seconds=1))  # type: ignore[index]
-        told: type[Event] = JobEnded
     else:
+        told, service, verb = Rescued, app.store.rescue, "offer_again"
         stage.alter(app, job, state="running", worker="nobody", claim=1)
-        told = Rescued
-    hand = stage.hand(app)
-    for _ in range(4):
-        hand.turn()  # on PostgreSQL a lease has to pass before it judges
-        hand.pump.membership._steady_since = -1e9
-    stage.alter(app, job, state="running", worker="nobody", claim=1) if what == "rescue" else None
-    app.journal.events.clear()
-    if what == "expiry":
-        assert stage.outcome(app, job) == "expired"  # it was ended at the first turn already
-        job = note.enqueue()
-        stage.alter(app, job, expires_at=stage.row(app, job)["enqueued_at"] - timedelta(seconds=1))  # type: ignore[index]
-    line, real, undone = hand.pump._line, hand.pump._line.transaction, []
-
-    import contextlib
-    from collections.abc import Iterator
-
-    @contextlib.contextmanager
-    def undo_first() -> Iterator[Any]:
-        with real() as connection:
-            yield connection
-            touched = app.journal.of(told) or not undone and _changed(stage, app, job, connection)
-            if touched and not undone:
-                undone.append(1)
-                raise DatabaseUnavailable("before COMMIT")
-
-    line.transaction = undo_first  # type: ignore[method-assign]
-    hand.beat()
-    assert undone
+    lost = turned.lose_commit(service, verb)
+    assert not turned.beat()
+    assert lost == [1]
     assert app.journal.of(told) == []
-    del line.transaction
-    hand.until(lambda: hand.beat() or app.journal.of(told))
+    turned.until(lambda: turned.beat() or app.journal.of(told))
+    turned.beat()
     assert len(app.journal.of(told)) == 1
-
-
-def _changed(stage: Stage, app: Duly, job: Any, connection: Any) -> bool:
-    """Whether the open transaction has touched the job."""
-    jobs = app.store.tables.jobs
-    row = connection.execute(jobs.select().where(jobs.c.id == job.id)).one_or_none()
-    return row is None or row.worker is None and row.state == "available" and row.rescues > 0

@@ -104,14 +104,14 @@ def test_a_waiting_job_can_be_cancelled_and_never_runs(stage: Stage, app: App) -
 def test_neither_a_running_nor_an_ended_job_can_be_cancelled(stage: Stage, app: App) -> None:
     do = declare(app)
     running = do.enqueue("x")
-    hand = stage.hand(app)
+    turned = stage.turned(app)
     with app.store.writing() as connection:
-        assert app.store.jobs.claim_one(connection, hand.id, running.id)
+        assert app.store.jobs.claim_one(connection, turned.id, running.id)
     assert not running.cancel()
     assert not app.manage.cancel(running.id)
     assert running.state == "running"
-    hand.beat()
-    hand.until_ended(running)
+    turned.beat()
+    turned.until_ended(running)
     assert not app.manage.cancel(running.id)
     assert not app.handle(new_id()).cancel()
     with pytest.raises(JobNotFound):
@@ -234,9 +234,9 @@ def test_what_operators_see(stage: Stage, app: App) -> None:
     oldest = app.manage.oldest_waiting()
     assert oldest is not None
     assert oldest.name == "mail"
-    hand = stage.hand(app)
+    turned = stage.turned(app)
     (worker,) = app.manage.workers()
-    assert (worker.id, worker.queues) == (hand.id, "*")
+    assert (worker.id, worker.queues) == (turned.id, "*")
     assert timedelta(0) <= worker.silent < timedelta(minutes=1)
 
 
@@ -245,9 +245,9 @@ def test_clear_cancels_what_waits_and_nothing_else(stage: Stage, app: App) -> No
     failed(app, do)
     mail = [do.using(queue="mail").enqueue("x") for _ in range(3)]
     other = do.enqueue("y")
-    hand = stage.hand(app)
+    turned = stage.turned(app)
     with app.store.writing() as connection:
-        assert app.store.jobs.claim_one(connection, hand.id, mail[0].id)
+        assert app.store.jobs.claim_one(connection, turned.id, mail[0].id)
     assert app.manage.clear(queue="mail", actor="ada") == 2
     assert [job.refresh().outcome for job in mail] == [None, "cancelled", "cancelled"]
     assert other.refresh().outcome is None

@@ -45,11 +45,13 @@ def test_with_keys_nothing_readable_is_stored(stage: Stage, monkeypatch: pytest.
     assert row["key_id"] == ONE.partition(":")[0]
     app.drain()
     assert good.result() == SECRET
-    assert bad.error == f"ValueError: {SECRET}"
+    assert bad.refresh().error == f"ValueError: {SECRET}"
     for table in ("jobs", "executions", "attempts", "audit"):
         for stored in stage.database.rows(f"SELECT * FROM duly_{table}"):
             assert SECRET not in repr(stored)
-            assert SECRET.encode() not in b"".join(bytes(v) for v in stored if isinstance(v, bytes | memoryview))
+            assert SECRET.encode() not in b"".join(
+                bytes(v) for v in stored if isinstance(v, bytes | memoryview)
+            )
     assert len(ran) == 3
 
 

@@ -34,22 +34,22 @@ def test_outcomes_handed_in_again_are_not_doubled(stage: Stage) -> None:
         raise ValueError
 
     good, bad = fine.enqueue(1), shaky.enqueue(2)
-    hand = stage.hand(app, threads=2)
-    hand.turn()
-    done = [hand.pump._done.get(timeout=PATIENCE) for _ in range(2)]
+    turned = stage.turned(app, threads=2)
+    turned.turn()
+    done = [turned.pump._done.get(timeout=PATIENCE) for _ in range(2)]
     for one in done:
-        hand.pump._done.put(one)
-    hand.lose_reply(2)
-    assert not hand.turn()
-    assert not hand.turn()
-    hand.until(lambda: not hand.held)
+        turned.pump._done.put(one)
+    turned.lose_reply(2)
+    assert not turned.turn()
+    assert not turned.turn()
+    turned.until(lambda: not turned.held)
     assert sorted(ran) == [1, 2]
     assert stage.ended(app, good)["attempts"] == 1  # type: ignore[index]
     row: Any = stage.row(app, bad)
     assert (row["attempt"], row["state"]) == (1, "scheduled")
     assert len(app.manage.attempts(bad.id)) == 1
     assert [len(app.journal.of(kind)) for kind in (JobEnded, JobRetried, LeaseWasLost)] == [1, 1, 0]
-    assert hand.pump.tally == {"succeeded": 1, "retried": 1}
+    assert turned.pump.tally == {"succeeded": 1, "retried": 1}
 
 
 def test_a_release_whose_reply_was_lost_does_not_give_the_job_to_two(stage: Stage, gate: Gate) -> None:
@@ -64,15 +64,15 @@ def test_a_release_whose_reply_was_lost_does_not_give_the_job_to_two(stage: Stag
         ran.append(ctx.worker)
 
     blocking, job = first.using(priority=-1).enqueue(), second.enqueue()
-    hand, other = stage.hand(app, threads=1), stage.hand(app)
-    hand.pump._pace.room = lambda *_: 2  # type: ignore[method-assign]
-    hand.turn()
+    turned, other = stage.turned(app, threads=1), stage.turned(app)
+    turned.pump._pace.room = lambda *_: 2  # type: ignore[method-assign]
+    turned.turn()
     gate.wait_running()
-    hand.pump._pace.room = lambda *_: 0  # type: ignore[method-assign]
-    hand.lose_reply()
-    assert not hand.turn(1.1)  # given back, and not known to be
+    turned.pump._pace.room = lambda *_: 0  # type: ignore[method-assign]
+    turned.lose_reply()
+    assert not turned.turn(1.1)  # given back, and not known to be
     other.until_ended(job)
-    hand.until(lambda: hand.held == {blocking.id})
+    turned.until(lambda: turned.held == {blocking.id})
     assert ran == [other.id]
     assert stage.ended(app, job)["claim"] == 2  # type: ignore[index]
     assert app.journal.of(LeaseWasLost) == []
@@ -86,12 +86,12 @@ def test_every_beat_reconciles(stage: Stage) -> None:
     def note() -> None: ...
 
     job = note.enqueue()
-    hand = stage.hand(app)
-    stage.alter(app, job, state="running", worker=hand.id, claim=7)
-    hand.turn()
+    turned = stage.turned(app)
+    stage.alter(app, job, state="running", worker=turned.id, claim=7)
+    turned.turn()
     assert job.refresh().state == "running"
-    hand.beat()
-    hand.until_ended(job)
+    turned.beat()
+    turned.until_ended(job)
     assert stage.ended(app, job)["claim"] == 8  # type: ignore[index]
 
 
@@ -103,14 +103,14 @@ def test_a_running_job_is_not_released_by_a_beat(stage: Stage, gate: Gate) -> No
         gate.pass_through()
 
     job = wait.enqueue()
-    hand = stage.hand(app)
-    hand.turn()
+    turned = stage.turned(app)
+    turned.turn()
     gate.wait_running()
     for _ in range(4):
-        hand.beat()
+        turned.beat()
     assert stage.row(app, job)["claim"] == 1  # type: ignore[index]
     gate.open()
-    hand.until_ended(job)
+    turned.until_ended(job)
     assert gate.runs == 1
 
 
@@ -123,10 +123,10 @@ def test_a_worker_taken_for_dead_takes_a_new_id(stage: Stage) -> None:
 
 def test_a_worker_taken_for_dead_says_who_it_was(stage: Stage) -> None:
     app = stage.app()
-    hand = stage.hand(app)
-    old = hand.id
+    turned = stage.turned(app)
+    old = turned.id
     stage.remove_worker(app, old)
-    hand.beat()
+    turned.beat()
     (notice,) = app.journal.of(Notice)
     assert old in notice.text
 
@@ -140,18 +140,18 @@ def test_a_worker_taken_for_dead_drops_what_waits_and_stops_what_runs(stage: Sta
         seen.append(ctx.cancelled)
 
     first, second = wait.enqueue(), wait.enqueue()
-    hand = stage.hand(app, threads=1)
-    hand.pump._pace.room = lambda *_: 2  # type: ignore[method-assign]
-    hand.turn()
+    turned = stage.turned(app, threads=1)
+    turned.pump._pace.room = lambda *_: 2  # type: ignore[method-assign]
+    turned.turn()
     gate.wait_running()
-    hand.pump._pace.room = lambda *_: 0  # type: ignore[method-assign]
-    old = hand.id
+    turned.pump._pace.room = lambda *_: 0  # type: ignore[method-assign]
+    old = turned.id
     stage.remove_worker(app, old)
-    assert hand.turn() in (True, False)  # an exchange may notice as well
-    hand.beat()
-    assert hand.held == {first.id}
+    assert turned.turn() in (True, False)  # an exchange may notice as well
+    turned.beat()
+    assert turned.held == {first.id}
     gate.open()
-    hand.until(lambda: not hand.held)
+    turned.until(lambda: not turned.held)
     assert seen == [True]
     for job in (first, second):
         row: Any = stage.row(app, job)
@@ -164,17 +164,17 @@ def test_an_exchange_without_a_row_is_given_nothing_and_takes_a_new_id(stage: St
     @app.task
     def note() -> None: ...
 
-    hand = stage.hand(app)
-    old = hand.id
+    turned = stage.turned(app)
+    old = turned.id
     stage.remove_worker(app, old)
     job = note.enqueue()
-    hand.turn()
-    assert hand.held == set()
-    assert not hand.pump.membership.joined
-    hand.until_ended(job)
-    assert hand.id != old
-    assert stage.ended(app, job)["worker"] == hand.id  # type: ignore[index]
-    assert stage.workers(app) == {hand.id}
+    turned.turn()
+    assert turned.held == set()
+    assert not turned.pump.membership.joined
+    turned.until_ended(job)
+    assert turned.id != old
+    assert stage.ended(app, job)["worker"] == turned.id  # type: ignore[index]
+    assert stage.workers(app) == {turned.id}
 
 
 def test_an_async_job_that_is_no_longer_ours_is_cancelled(stage: Stage) -> None:
@@ -189,15 +189,15 @@ def test_an_async_job_that_is_no_longer_ours_is_cancelled(stage: Stage) -> None:
             ended.set()
 
     endless.enqueue()
-    hand = stage.hand(app)
-    hand.turn()
+    turned = stage.turned(app)
+    turned.turn()
     assert began.wait(PATIENCE)
-    hand.pump._pace.room = lambda *_: 0  # type: ignore[method-assign]
-    stage.remove_worker(app, hand.id)
-    hand.beat()
+    turned.pump._pace.room = lambda *_: 0  # type: ignore[method-assign]
+    stage.remove_worker(app, turned.id)
+    turned.beat()
     assert ended.wait(PATIENCE)
-    hand.until(lambda: not hand.held)
-    assert hand.pump._hand.asynchronous == 0
+    turned.until(lambda: not turned.held)
+    assert turned.pump._hand.asynchronous == 0
 
 
 def test_a_single_job_that_was_taken_away_is_told_to_stop(stage: Stage, gate: Gate) -> None:
@@ -210,15 +210,15 @@ def test_a_single_job_that_was_taken_away_is_told_to_stop(stage: Stage, gate: Ga
         seen.append(ctx.cancelled)
 
     job = wait.enqueue()
-    hand, other = stage.hand(app, threads=1), stage.hand(app)
-    hand.turn()
+    turned, other = stage.turned(app, threads=1), stage.turned(app)
+    turned.turn()
     gate.wait_running()
     stage.alter(app, job, claim=2, worker=other.id)
-    hand.beat()
+    turned.beat()
     gate.open()
-    hand.until(lambda: app.journal.of(LeaseWasLost))
+    turned.until(lambda: app.journal.of(LeaseWasLost))
     assert seen == [True]
-    assert hand.held == set()
+    assert turned.held == set()
     row: Any = stage.row(app, job)
     assert (row["state"], row["worker"], row["claim"]) == ("running", other.id, 2)
 
@@ -238,10 +238,10 @@ def test_a_dead_workers_jobs_are_rescued_by_another(stage: Stage, gate: Gate) ->
     def note() -> None: ...
 
     jobs = [note.enqueue(), note.enqueue()]
-    hand = stage.hand(dying, threads=2)
-    hand.turn()
+    turned = stage.turned(dying, threads=2)
+    turned.turn()
     gate.wait_running(2)
-    hand.die()
+    turned.die()
     with Working(app):
         (rescued,) = app.journal.wait_for(Rescued)
         for job in jobs:
@@ -259,16 +259,16 @@ def test_who_is_new_waits_a_lease_before_it_judges(postgresql: Stage) -> None:
     @app.task
     def note() -> None: ...
 
-    dead = stage.hand(app)
+    dead = stage.turned(app)
     dead.die()
     stage.silence(app, 60)
-    hand = stage.hand(app)
-    hand.turn()
-    hand.beat()
+    turned = stage.turned(app)
+    turned.turn()
+    turned.beat()
     assert dead.id in stage.workers(app)
     for _ in range(4):
-        hand.beat()
-    assert stage.workers(app) == {hand.id}
+        turned.beat()
+    assert stage.workers(app) == {turned.id}
 
 
 def test_a_gap_of_the_database_rescues_nobody_who_lives(postgresql: Stage) -> None:
@@ -283,7 +283,7 @@ def test_on_sqlite_a_living_worker_is_never_rescued_however_silent(sqlite: Stage
         gate.pass_through()
 
     job = wait.enqueue()
-    silent, judge = stage.hand(app, threads=1), stage.hand(app)
+    silent, judge = stage.turned(app, threads=1), stage.turned(app)
     silent.turn()
     gate.wait_running()
     stage.silence(app, 3600)
@@ -301,21 +301,21 @@ def test_a_frozen_transaction_does_not_stop_a_rescue(postgresql: Stage) -> None:
     def note() -> None: ...
 
     frozen, free = note.enqueue(), note.enqueue()
-    dead = stage.hand(app)
+    dead = stage.turned(app)
     with app.store.writing() as connection:
         for job in (frozen, free):
             app.store.jobs.claim_one(connection, dead.id, job.id)
     dead.gone = True
     stage.remove_worker(app, dead.id)
-    hand = stage.hand(app)
+    turned = stage.turned(app)
     with app.store.writing() as connection:
         connection.execute(text("SELECT 1 FROM duly_jobs WHERE id = :id FOR UPDATE"), {"id": frozen.id})
         for _ in range(5):
-            hand.beat()
-        hand.until_ended(free)
+            turned.beat()
+        turned.until_ended(free)
         assert frozen.refresh().state == "running"
-    hand.beat()
-    hand.until_ended(frozen)
+    turned.beat()
+    turned.until_ended(frozen)
     dead.leave()
 
 
@@ -330,17 +330,17 @@ def test_a_worker_outlives_a_gap_and_says_so_once(stage: Stage, gate: Gate) -> N
         gate.pass_through()
 
     job = wait.enqueue()
-    hand = stage.hand(app, threads=1)
-    hand.turn()
+    turned = stage.turned(app, threads=1)
+    turned.turn()
     gate.wait_running()
-    with hand.cut_off():
+    with turned.cut_off():
         for _ in range(5):
-            assert not hand.turn(1.0)
+            assert not turned.turn(1.0)
         gate.open()
-        done = hand.pump._done.get(timeout=PATIENCE)
-        hand.pump._done.put(done)
-        assert not hand.turn(1.0)
-    hand.until_ended(job)
+        done = turned.pump._done.get(timeout=PATIENCE)
+        turned.pump._done.put(done)
+        assert not turned.turn(1.0)
+    turned.until_ended(job)
     assert gate.runs == 1
     assert [len(app.journal.of(kind)) for kind in (DatabaseLost, DatabaseFound)] == [1, 1]
     assert app.journal.of(DatabaseFound)[0].gap == 5.0
@@ -373,8 +373,8 @@ def test_a_busy_database_is_not_a_lost_one(sqlite: Stage, monkeypatch: pytest.Mo
     def note() -> None: ...
 
     job = note.enqueue()
-    hand = stage.hand(app)
+    turned = stage.turned(app)
     with app.store.writing():
-        assert not hand.turn()
-    hand.until_ended(job)
+        assert not turned.turn()
+    turned.until_ended(job)
     assert app.journal.of(DatabaseLost) == []

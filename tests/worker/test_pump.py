@@ -305,19 +305,19 @@ def test_an_async_job_that_waited_too_long_for_a_slot_goes_back(stage: Stage) ->
             await asyncio.sleep(0.002)
 
     first, second = wait.enqueue(), wait.enqueue()
-    hand = stage.hand(app, coroutines=1)
-    hand.pump._pace.room = lambda *_: 2  # type: ignore[method-assign]
+    turned = stage.turned(app, coroutines=1)
+    turned.pump._pace.room = lambda *_: 2  # type: ignore[method-assign]
     try:
-        hand.turn()
+        turned.turn()
         assert began.acquire(timeout=PATIENCE)
-        hand.pump._pace.room = lambda *_: 0  # type: ignore[method-assign]
-        hand.turn(1.1)
-        assert hand.held == {first.id}
+        turned.pump._pace.room = lambda *_: 0  # type: ignore[method-assign]
+        turned.turn(1.1)
+        assert turned.held == {first.id}
         assert second.refresh().state == "available"
     finally:
         leave.set()
-    hand.until_ended(first)
-    hand.leave()
+    turned.until_ended(first)
+    turned.leave()
     assert second.refresh().state == "available"
     assert stage.row(app, second)["attempt"] == 0  # type: ignore[index]
 
@@ -365,10 +365,10 @@ def test_what_runs_beyond_the_grace_is_left_and_its_late_outcome_is_not_taken(
     gate.open()
     assert job.refresh().state == "running"  # until a rescue: its worker's row is gone
     assert stage.workers(app) == set()
-    hand = stage.hand(app)
+    turned = stage.turned(app)
     with app.store.writing() as connection:
-        hand.pump._rescue.look(connection, hand.id)
-    hand.until_ended(job)
+        turned.pump._rescue.look(connection, turned.id)
+    turned.until_ended(job)
     assert stage.ended(app, job)["rescues"] == 1  # type: ignore[index]
 
 
@@ -401,17 +401,17 @@ def test_all_that_has_ended_is_recorded_before_a_worker_leaves(
         gate.pass_through()
 
     jobs = [wait.enqueue() for _ in range(5)]
-    hand = stage.hand(app, threads=5)
-    hand.turn()
+    turned = stage.turned(app, threads=5)
+    turned.turn()
     gate.wait_running(5)
-    stop = hand.pump._threads.stop
+    stop = turned.pump._threads.stop
 
     def stop_when_let_go(_: float) -> bool:
         gate.open()
         return stop(PATIENCE)
 
-    hand.pump._threads.stop = stop_when_let_go  # type: ignore[method-assign]
-    assert hand.leave()
+    turned.pump._threads.stop = stop_when_let_go  # type: ignore[method-assign]
+    assert turned.leave()
     assert [job.refresh().outcome for job in jobs] == ["succeeded"] * 5
 
 
@@ -439,24 +439,24 @@ def test_a_late_outcome_does_not_take_the_place_of_the_new_attempts(stage: Stage
             gate.pass_through()
 
     job = wait.enqueue()
-    hand = stage.hand(app, threads=2)
-    hand.turn()
+    turned = stage.turned(app, threads=2)
+    turned.turn()
     gate.wait_running()
-    old = hand.pump._hand.tickets[0]
-    stage.remove_worker(app, hand.id)
-    hand.beat()
+    old = turned.pump._hand.tickets[0]
+    stage.remove_worker(app, turned.id)
+    turned.beat()
     with app.store.writing() as connection:
         app.store.rescue.offer_again(connection, [old.worker])
-    hand.until(lambda: hand.pump._hand._tickets.get(job.id) not in (None, old), "the second claim")
-    done = hand.pump._done.get(timeout=PATIENCE)  # of the second attempt
+    turned.until(lambda: turned.pump._hand._tickets.get(job.id) not in (None, old), "the second claim")
+    done = turned.pump._done.get(timeout=PATIENCE)  # of the second attempt
     gate.open()
-    late = hand.pump._done.get(timeout=PATIENCE)
+    late = turned.pump._done.get(timeout=PATIENCE)
     assert done is not None
     assert late is not None
     assert late.ticket is old
-    hand.pump._done.put(done)
-    hand.pump._done.put(late)
-    hand.until_ended(job)
-    assert stage.ended(app, job)["worker"] == hand.id  # type: ignore[index]
-    assert hand.held == set()
+    turned.pump._done.put(done)
+    turned.pump._done.put(late)
+    turned.until_ended(job)
+    assert stage.ended(app, job)["worker"] == turned.id  # type: ignore[index]
+    assert turned.held == set()
     assert len(app.journal.of(LeaseWasLost)) == 1

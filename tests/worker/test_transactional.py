@@ -23,7 +23,7 @@ from duly.errors import DatabaseUnavailable, SettingsError
 from duly.model.events import JobEnded, LeaseWasLost
 from duly.store.tasktransaction import _Steps
 from tests.worker import checks
-from tests.worker.stage import PATIENCE, App, Gate, Hand, Stage, Working
+from tests.worker.stage import PATIENCE, App, Gate, Stage, TurnedWorker, Working
 
 WRITE = text("INSERT INTO effects VALUES (:name)")
 Body = Callable[["Doing"], Any]
@@ -104,18 +104,18 @@ class Play:
     def does(self, body: Body) -> None:
         self.body = body
 
-    def hand(self) -> Hand:
-        return self.stage.hand(self.app, threads=1)
+    def turned(self) -> TurnedWorker:
+        return self.stage.turned(self.app, threads=1)
 
-    def run(self, hand: Hand | None = None) -> Any:
-        """One attempt, until the hand holds nothing; the handle."""
+    def run(self, turned: TurnedWorker | None = None) -> Any:
+        """One attempt, until the turned holds nothing; the handle."""
         job = self.task.enqueue()
-        self.attempt(hand or self.hand())
+        self.attempt(turned or self.turned())
         return job.refresh()
 
-    def attempt(self, hand: Hand) -> None:
-        hand.until(lambda: hand.held, "the claim")
-        hand.until(lambda: not hand.held, "the end of the attempt")
+    def attempt(self, turned: TurnedWorker) -> None:
+        turned.until(lambda: turned.held, "the claim")
+        turned.until(lambda: not turned.held, "the end of the attempt")
 
     @property
     def effects(self) -> list[str]:
@@ -352,8 +352,30 @@ def test_a_time_out_after_a_raw_commit_is_uncertain_too(stage: Stage) -> None:
         await asyncio.Event().wait()
 
     job = slow.enqueue()
-    stage.hand(app).until_ended(job)
+    stage.turned(app).until_ended(job)
     assert job.outcome == "uncertain"
+
+
+def test_a_cancellation_after_a_raw_commit_is_uncertain_too(stage: Stage) -> None:
+    """Given back as unstarted it would run again, though its writes stand."""
+    app = stage.app(async_engine=create_async_engine(stage.database.async_url, poolclass=NullPool))
+    stage.make_effects()
+    began = threading.Event()
+
+    @app.task(effects="transactional")
+    async def endless(*, connection: AsyncConnection = given) -> None:
+        await connection.execute(WRITE, {"name": "stands"})
+        await connection.execute(text("COMMIT"))
+        began.set()
+        await asyncio.Event().wait()
+
+    job = endless.enqueue()
+    turned = stage.turned(app)
+    turned.turn()
+    assert began.wait(PATIENCE)
+    turned.leave()
+    assert job.refresh().outcome == "uncertain"
+    assert stage.effects() == ["stands"]
 
 
 # ── the fence ─────────────────────────────────────────────────────────────────────────────────
@@ -398,7 +420,7 @@ def test_one_that_expires_while_it_runs_rolls_back_and_ends_expired(
     some: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = some.task.enqueue()
-    hand = some.hand()
+    turned = some.turned()
     expires = some.stage.row(some.app, job)["expires_at"]  # type: ignore[index]
     past = some.app.store.clock.now() - timedelta(seconds=1)
     jobs = some.app.store.tables.jobs
@@ -408,7 +430,7 @@ def test_one_that_expires_while_it_runs_rolls_back_and_ends_expired(
         some.app.store.clock.learn(expires)
 
     with before_the_end(monkeypatch, time_flies):
-        hand.until_ended(job)
+        turned.until_ended(job)
     assert (job.outcome, job.attempts) == ("expired", 1)
     assert some.effects == []
     assert [event.outcome for event in some.app.journal.of(JobEnded)] == ["expired"]
@@ -419,8 +441,8 @@ def test_a_replayed_row_rolls_back(some: Play, monkeypatch: pytest.MonkeyPatch) 
     stage, app = some.stage, some.app
     job = some.task.enqueue()
     row = stage.row(app, job)
-    hand = some.hand()
-    hand.until_ended(job)
+    turned = some.turned()
+    turned.until_ended(job)
     assert some.effects == ["effect"]
     ended = stage.database.rows("SELECT job_id FROM duly_executions")
 
@@ -445,7 +467,7 @@ def test_a_replayed_row_rolls_back(some: Play, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(app.store.ledger, "finish", finish)
     with before_the_end(monkeypatch, record):
-        some.attempt(hand)
+        some.attempt(turned)
     assert some.effects == ["effect"]
     assert row is not None
     assert other.refresh().outcome is None
@@ -470,14 +492,14 @@ def test_a_lost_commit_reply_neither_doubles_nor_loses(
 
     monkeypatch.setattr(_Steps, "commit", reply_lost)
     job = some.task.enqueue()
-    hand = some.hand()
-    some.attempt(hand)
+    turned = some.turned()
+    some.attempt(turned)
     if not landed:
         assert job.refresh().outcome is None
         assert job.attempts == 0
         some.stage.make_due(some.app, job)
-        hand.turn(1.0)
-        hand.until_ended(job)
+        turned.turn(1.0)
+        turned.until_ended(job)
     assert some.effects == ["effect"]
     assert (job.refresh().outcome, job.attempts) == ("succeeded", 1)
     assert some.claims(job) == (1 if landed else 2)
@@ -506,14 +528,37 @@ def test_a_cancelled_async_attempt_discards_its_connection(
         await asyncio.Event().wait()
 
     job = endless.enqueue()
-    hand = play.hand()
-    hand.turn()
+    turned = play.turned()
+    turned.turn()
     assert began.wait(PATIENCE)
-    hand.leave()
+    turned.leave()
     assert discarded == [1]
     row: Any = stage.row(play.app, job)
     assert (row["state"], row["attempt"]) == ("available", 0)
     assert play.effects == []
+
+
+def test_a_statement_under_way_does_not_keep_a_cancelled_attempt(postgresql: Stage) -> None:
+    stage, app = (
+        postgresql,
+        postgresql.app(async_engine=create_async_engine(postgresql.database.async_url, poolclass=NullPool)),
+    )
+    stage.make_effects()
+    began = threading.Event()
+
+    @app.task(effects="transactional")
+    async def endless(*, connection: AsyncConnection = given) -> None:
+        await connection.execute(WRITE, {"name": "effect"})
+        began.set()
+        await connection.execute(text("SELECT pg_sleep(60)"))
+
+    job = endless.enqueue()
+    turned = stage.turned(app)
+    turned.turn()
+    assert began.wait(PATIENCE)
+    assert turned.leave()
+    assert stage.effects() == []
+    assert job.refresh().state == "available"
 
 
 def test_no_cancellation_reaches_the_end_however_often_it_comes(
@@ -531,10 +576,10 @@ def test_no_cancellation_reaches_the_end_however_often_it_comes(
             await_only(asyncio.sleep(0))
             await_only(asyncio.sleep(0))
 
-    hand = play.hand()
-    pool.append(hand.pump._loop)
+    turned = play.turned()
+    pool.append(turned.pump._loop)
     with before_the_end(monkeypatch, cancel_twice):
-        job = play.run(hand)
+        job = play.run(turned)
     assert (job.outcome, job.attempts) == ("succeeded", 1)
     assert play.effects == ["effect"]
     assert [event.outcome for event in play.app.journal.of(JobEnded)] == ["succeeded"]
@@ -549,7 +594,7 @@ def test_an_async_transactional_task_past_its_run_time_rolls_back(stage: Stage) 
         await asyncio.Event().wait()
 
     job = slow.enqueue()
-    play.hand().until_ended(job)
+    play.turned().until_ended(job)
     assert job.outcome == "failed"
     assert play.effects == []
 
@@ -734,24 +779,24 @@ def test_on_sqlite_a_busy_writer_uses_no_attempt(sqlite: Stage, monkeypatch: pyt
     monkeypatch.setattr("duly.store.dialect.sqlite.BUSY_TIMEOUT_MS", 1)
     play = Play(sqlite, "session")
     job = play.task.enqueue()
-    hand = play.hand()
-    taken = hand.pump._turn_of._enter_task
+    turned = play.turned()
+    taken = turned.pump._turn_of._enter_task
     stack = contextlib.ExitStack()
 
     def enter() -> None:
         taken()
         stack.enter_context(play.app.store.writing())  # another process writes
 
-    hand.pump._turn_of._enter_task = enter  # type: ignore[method-assign]
-    hand.turn()
-    done = hand.pump._done.get(timeout=PATIENCE)
-    hand.pump._done.put(done)
-    hand.pump._turn_of._enter_task = taken  # type: ignore[method-assign]
+    turned.pump._turn_of._enter_task = enter  # type: ignore[method-assign]
+    turned.turn()
+    done = turned.pump._done.get(timeout=PATIENCE)
+    turned.pump._done.put(done)
+    turned.pump._turn_of._enter_task = taken  # type: ignore[method-assign]
     stack.close()
-    hand.until(lambda: not hand.held)
+    turned.until(lambda: not turned.held)
     row: Any = sqlite.row(play.app, job)
     assert (row["state"], row["attempt"]) == ("scheduled", 0)
     sqlite.make_due(play.app, job)
-    hand.turn(1.0)
-    hand.until_ended(job)
+    turned.turn(1.0)
+    turned.until_ended(job)
     assert play.effects == ["effect"]

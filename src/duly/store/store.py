@@ -225,13 +225,14 @@ class Store:
             try:
                 async with self.async_engine.connect() as connection:
                     await connection.run_sync(self.recognize)
+            except RuntimeError:
+                return  # the engine is at work in another loop: its first enqueue will tell
             except WrongDatabase:
                 raise SettingsError(
                     "async_engine= is on another database than the queue: jobs enqueued through it would not be seen, "
                     "and async tasks could not commit with them; give the same database to both"
                 ) from None
-            finally:
-                await self.async_engine.dispose()  # its connections belong to this loop
+            await self.async_engine.dispose()  # its connections belong to this loop
 
     def task_transaction(self, worker: str, job: ClaimedJob, **limits: Any) -> TaskTransaction:
         """The transaction of one attempt of a transactional task."""

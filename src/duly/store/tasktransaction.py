@@ -23,7 +23,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from duly.errors import CommitInTask, TransactionEnded
+from duly.errors import CommitInTask, DatabaseError, TransactionEnded
 from duly.model.job import ClaimedJob
 
 if TYPE_CHECKING:
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from duly.store.store import Store
 
 ENDED = "something other than Duly has ended the task's transaction (a raw COMMIT or ROLLBACK, or DDL that commits)"
+
+
+LAST_QUESTION = 1.0
+"""Seconds in which the connection of a cancelled attempt may tell whether its transaction is whole."""
 
 
 class _Steps:
@@ -254,12 +258,22 @@ class AsyncTaskTransaction:
         if self._connection is not None:
             try:
                 if discard:
-                    await self.connection.invalidate()
+                    whole = await self._discard()
                 else:
                     whole = await self.connection.run_sync(self._steps.undo)
             finally:
                 await self._close()
         return whole
+
+    async def _discard(self) -> bool:
+        """Ask first whether the transaction is still whole, but not for long: a statement may be under way."""
+        try:
+            async with asyncio.timeout(LAST_QUESTION):
+                return await self.connection.run_sync(self._steps.undo)
+        except (TimeoutError, SQLAlchemyError, DatabaseError):
+            return True
+        finally:
+            await self.connection.invalidate()
 
     async def _close(self) -> None:
         connection, self._connection = self._connection, None

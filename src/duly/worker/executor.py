@@ -288,9 +288,8 @@ class Executor:
             ours = True
             await transaction.finish(attempt.started_at, result)
         except BaseException as error:  # noqa: BLE001 - as above
-            stopped = isinstance(error, asyncio.CancelledError | TimeoutError)
             try:
-                whole = await transaction.abandon(discard=stopped)
+                whole = await transaction.abandon(discard=isinstance(error, asyncio.CancelledError))
             except DatabaseError:
                 whole = True
             return self._undone(attempt, error, whole=whole, ours=ours)

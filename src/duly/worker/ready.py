@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from duly.errors import SettingsError
@@ -24,14 +25,13 @@ def check_injections(home: Home) -> None:
                 f"task {task.name} is async and asks for {wanted}, but there is no async engine: "
                 "Duly(url, async_engine=create_async_engine(…))"
             )
+    if home.store.async_engine is not None:
+        asyncio.run(home.store.recognize_async())
     asking = next(
         (t for t in home.tasks if t.transactional and Injected.SESSION in t.signature.injected.values()), None
     )
-    if (
-        asking is not None
-        and home.session_factory is not None
-        and not home.store.owns(home.session_factory())
-    ):
+    factory = home.session_factory
+    if asking is not None and factory is not None and not home.store.owns(factory):
         raise SettingsError(
             f"task {asking.name} is transactional, but session= makes sessions on another database than the "
             "queue's: its writes could not commit with the job. Put the queue on that database, or drop effects="

@@ -243,7 +243,11 @@ class Supervisor:
             return
         try:
             self._offer_again(due)
-        except DatabaseError:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the workers need their supervisor
+            if not isinstance(error, DatabaseError):
+                self._home.emitter.emit(
+                    Notice(f"jobs of a dead worker were not offered again: {error}", "error")
+                )
             if not self._stops:
                 self._offers += [(now + 1.0, worker) for worker in due]
         finally:
@@ -252,7 +256,7 @@ class Supervisor:
     def _offer_again(self, workers: list[str]) -> None:
         store, count = self._home.store, 0
         while True:
-            with store.writing() as connection:
+            with store.tending() as connection:
                 store.workers.remove(connection, workers)
                 rows = store.rescue.offer_again(connection, workers)
             count += len(rows)

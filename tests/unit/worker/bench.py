@@ -28,7 +28,7 @@ class Bench:
     def __init__(self, **options: Any) -> None:
         self.clock = TurnedClock()
         self.app = Duly("sqlite:///nowhere/never.db", clock=self.clock, **options)
-        store: Any = SimpleNamespace(clock=DatabaseClock(self.clock))
+        store: Any = SimpleNamespace(clock=DatabaseClock(self.clock), tell_time=lambda: None)
         self.app._store = store
         self.events: list[Event] = []
         self.app.emitter.subscribe(self.events.append, successes=True)

@@ -301,10 +301,17 @@ def test_a_cancelled_async_attempt_is_given_back(bench: Bench) -> None:
         attempt: Any = bench.executor.prepare(bench.job(endless.call()), "w1", bench.cancellation)
         running = asyncio.create_task(bench.executor.acall(attempt))
         await asyncio.sleep(0)
+        bench.cancellation.set()
         running.cancel()
         return await running
 
     assert isinstance(asyncio.run(cancelled()), Released)
+
+
+def test_a_cancellation_that_is_not_ours_is_a_failed_attempt(bench: Bench) -> None:
+    fail = raising(bench, asyncio.CancelledError())
+    report: Any = bench.run(bench.job(fail.call()))
+    assert (type(report), report.counted, report.cause) == (PutBack, True, "CancelledError")
 
 
 # ── 6: what became of it ──────────────────────────────────────────────────────────────────────

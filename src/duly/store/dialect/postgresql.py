@@ -343,7 +343,9 @@ _CLOCK: ColumnElement[datetime] = select(
 # indexes, in their order, and hash joins, always; and no compiler called because these words make plans look dear.
 _SET_WAITS = text(
     "SELECT set_config('lock_timeout', :lock, true), set_config('statement_timeout', :statement, true), "
-    "set_config('idle_in_transaction_session_timeout', :idle, true), set_config('enable_seqscan', 'off', true)"
+    "set_config('idle_in_transaction_session_timeout', :idle, true), set_config('enable_seqscan', 'off', true), "
+    "set_config('enable_sort', 'off', true), set_config('enable_nestloop', 'off', true), "
+    "set_config('jit', 'off', true)"
 )
 _LOCK_SCHEMA = text("SELECT pg_advisory_xact_lock(hashtextextended(:lock, 0))")
 _SET_IDLE = text("SELECT set_config('idle_in_transaction_session_timeout', :idle, true)")
