@@ -26,7 +26,8 @@ from duly.errors import DatabaseBusy
 from duly.store import ledger
 from duly.store.dialect import postgresql, sqlite
 from duly.worker import supervisor
-from duly.worker.executor import Attempt, Executor
+from duly.worker.attempt import Attempt
+from duly.worker.executor import Executor
 from duly.worker.services.upkeep import Rescue
 from tests.faults.tasks import CLAIM, duties, note_down, wait_at_gate
 

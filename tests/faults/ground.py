@@ -19,8 +19,8 @@ from tests.faults.checker import Books
 from tests.faults.tasks import EFFECTS, duties
 from tests.faults.terminal import PATIENCE, Terminal, Zygote, environment_of, until
 
-LONG = os.environ.get("DULY_FAULTS") == "long"
-"""Whether the long form was asked for: more jobs, more kills, more seconds."""
+LONG = os.environ.get("DULY_TEST_FAULTS") == "long"
+"""Whether the long form was asked for (``DULY_TEST_FAULTS=long``): more jobs, more kills, more seconds."""
 
 
 class Ground:

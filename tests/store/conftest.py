@@ -55,7 +55,7 @@ def open_store(request: pytest.FixtureRequest) -> Iterator[Open]:
 
     yield opened
     for store in made:
-        for worker in list(getattr(store.dialect, "_locks", ())):
+        for worker in list(lives.held if (lives := getattr(store.dialect, "lives", None)) else ()):
             store.dialect.drop_liveness(worker)
         store.engine.dispose()
 

@@ -42,7 +42,9 @@ def make() -> Iterator[Any]:
         app.close()
 
 
-def _note(n: int = 0) -> None: ...
+def _note(n: int = 0) -> None:
+    if n < 0:
+        raise ValueError
 
 
 # ── an async engine on another database ───────────────────────────────────────────────────────
@@ -121,6 +123,30 @@ def test_an_async_session_that_commits_each_statement_is_refused(
     assert app.drain() == {}
 
 
+def test_an_sqlite_engine_that_begins_by_itself_is_taken(
+    sqlite_database: Database, open_store: Any, make: Any
+) -> None:
+    """SQLAlchemy's recipe for real savepoints: sqlite3 is told to begin nothing, and an event does."""
+    open_store(sqlite_database)
+    app, note = make(sqlite_database.url)
+    engine = create_engine(sqlite_database.url, poolclass=NullPool)
+
+    @event.listens_for(engine, "connect")
+    def leave_it(driver: Any, _: Any) -> None:
+        driver.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    with Session(engine) as session:
+        note.using(session=session).enqueue(1)
+        session.rollback()
+        note.using(session=session).enqueue(2)
+        session.commit()
+    assert app.drain() == {"succeeded": 1}
+
+
 def test_duly_works_on_an_autocommit_engine_in_transactions_of_its_own(
     database: Database, store: Store, make: Any
 ) -> None:
@@ -184,9 +210,10 @@ def test_what_the_url_says_of_the_network_stands() -> None:
 
 
 def test_libpq_takes_what_it_is_told(postgresql_database: Database) -> None:
-    with make_engine(postgresql_database.url).connect() as connection:
+    engine = make_engine(postgresql_database.url)
+    with engine.connect() as connection:
         assert connection.scalar(text("SELECT 1")) == 1
-        connection.engine.dispose()
+    engine.dispose()
 
 
 def threshold(connection: Connection) -> Any:
@@ -338,12 +365,13 @@ def test_migrate_needs_no_right_to_make_schemas_where_the_schema_is_there(
 def test_an_actor_of_any_length_may_act_and_is_noted(
     database: Database, store: Store, make: Any, actor: str
 ) -> None:
-    app, note = make(database.url)
-    first, second = note.enqueue(1), note.enqueue(2)
-    assert app.manage.cancel(first.id, actor=actor)
+    app, note = make(database.url, max_attempts=1)
+    bad = note.enqueue(-1)
+    assert app.drain() == {"failed": 1}
+    assert app.manage.cancel(note.enqueue(1).id, actor=actor)
+    note.enqueue(2)
     assert app.manage.clear(actor=actor) == 1
-    app.manage.retry(second.id, actor=actor)
+    app.manage.retry(bad.id, actor=actor)
     audited = Scene(store).audited()
     assert sorted(action for _, action, _ in audited) == ["cancelled", "cleared", "retried"]
     assert all(name and actor.startswith(name) for name, _, _ in audited)
-    assert app.drain() == {"succeeded": 1}

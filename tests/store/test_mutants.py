@@ -254,7 +254,9 @@ def rescue_in_one_step(scene: Scene, patch: Patch) -> None:
     def offer_again(connection: Any, names: Any, limit: int = 500) -> Any:
         gone = ~select(workers.c.id).where(workers.c.id == table.c.worker).exists()
         wait = text(f"(SELECT pg_advisory_xact_lock_shared({RENDEZVOUS})) IS NOT NULL")
-        orphans = select(table).where(in_state(table.c, "running"), wait, gone).with_for_update(skip_locked=True)
+        orphans = (
+            select(table).where(in_state(table.c, "running"), wait, gone).with_for_update(skip_locked=True)
+        )
         rows = connection.execute(orphans).all()
         connection.execute(
             update(table)

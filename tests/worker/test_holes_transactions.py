@@ -7,7 +7,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -19,12 +19,13 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scop
 from sqlalchemy.pool import NullPool
 
 from duly import given
-from duly.errors import DatabaseBusy, DatabaseUnavailable, DulyError, SettingsError
+from duly.errors import DatabaseBusy, DatabaseUnavailable, SettingsError
 from duly.model.events import JobEnded, JobPutBack
 from duly.model.report import Ended
 from duly.store.tasktransaction import _Steps
 from duly.task.context import Cancellation
-from duly.worker.executor import Attempt, Executor
+from duly.worker.attempt import Attempt
+from duly.worker.executor import Executor
 from duly.worker.writeturn import WriteTurn
 from tests.databases import Database
 from tests.worker.stage import PATIENCE, App, Stage

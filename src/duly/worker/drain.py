@@ -15,7 +15,8 @@ from duly.model.job import ClaimedJob
 from duly.model.report import Ended, PutBack, Recorded, Report
 from duly.model.states import Outcome
 from duly.task.context import Cancellation
-from duly.worker.executor import Attempt, Executor
+from duly.worker.attempt import Attempt
+from duly.worker.executor import Executor
 from duly.worker.pump import Pump
 from duly.worker.queues import Selection
 from duly.worker.services.membership import Membership

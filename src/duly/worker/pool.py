@@ -15,7 +15,8 @@ from contextlib import suppress
 from queue import SimpleQueue
 
 from duly.model.report import Released, Report
-from duly.worker.executor import Attempt, Executor
+from duly.worker.attempt import Attempt
+from duly.worker.executor import Executor
 from duly.worker.ticket import Done, Ticket
 
 

@@ -24,10 +24,8 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from duly.clock import Clock
-from duly.errors import DatabaseBusy, DatabaseError
+from duly.errors import DatabaseError
 from duly.model.events import (
-    DatabaseFound,
-    DatabaseLost,
     Notice,
     Started,
     Stopped,
@@ -37,6 +35,7 @@ from duly.model.report import Lost, PutBack, Recorded, Released, Report, Succeed
 from duly.worker.executor import Executor
 from duly.worker.hand import Hand
 from duly.worker.herald import Herald
+from duly.worker.outage import Outage
 from duly.worker.pace import BATCH, Pace, share_of_async
 from duly.worker.pool import Loop, Threads
 from duly.worker.queues import EVERYTHING, Lines, Selection
@@ -53,9 +52,6 @@ if TYPE_CHECKING:
 
 UNSTARTED = 1.0
 """Seconds that a claimed job may wait here before it is given back."""
-
-BUSY_FOR = 5.0
-"""Seconds of waiting for locks after which it is said, again and again."""
 
 SHORTEST_REST = 0.005
 SOON = timedelta(milliseconds=50)
@@ -96,10 +92,7 @@ class Pump:
         self._herald = Herald(home.emitter)
         self._lines = Lines(queues, self._clock)
         self._rest = SHORTEST_REST
-        self._doubtful = False
-        self._lost_at: float | None = None
-        self._busy_since: float | None = None
-        self._careful = False
+        self._outage = Outage(home.emitter, self._clock)
         self._dry = False
         self._drain_until: float | None = None
         self._announce: Callable[[str], None] = _nobody
@@ -187,7 +180,7 @@ class Pump:
         except DatabaseError as error:
             self._stumble(error)
             return False
-        self._found()
+        self._outage.over()
         return worked
 
     def _gather(self) -> None:
@@ -221,7 +214,7 @@ class Pump:
         """Rest until something ends, or the next look is due: 5, 10, 20 … ms up to the poll interval."""
         now = self._clock.monotonic()
         until = min(self.membership.due, self._upkeep.due) - now
-        if self._lost_at is not None:
+        if self._outage.lasts:
             wait = min(self._rest, 1.0)
         elif self._room() > 0:
             wait = min(self._rest, until)
@@ -250,10 +243,10 @@ class Pump:
                 list(reports.values()),
                 names or ("",),
                 limit if names else 0,
-                careful=self._careful,
+                careful=self._outage.careful,
             )
         # Rows that others have locked keep their outcomes here for the next time; nothing waits behind them.
-        self._careful = bool(settled.later)
+        self._outage.careful = bool(settled.later)
         reports = {job: report for job, report in reports.items() if job not in settled.later}
         self._acknowledge(reports, reply.lost, settled)
         for job in reply.replayed:
@@ -350,14 +343,14 @@ class Pump:
 
     def _recover(self) -> None:
         """After an exchange whose reply was lost: are we still a member, and what do the rows say we hold?"""
-        if not self._doubtful:
+        if not self._outage.doubtful:
             return
         with self._transaction() as connection:
             if not self.membership.joined or not self.membership.beat(connection):
                 self._disown()
                 self._join(connection)
             self._reconcile(connection)
-        self._doubtful = False
+        self._outage.doubtful = False
 
     def _join(self, connection: Connection) -> None:
         self.membership.join(connection)
@@ -384,7 +377,7 @@ class Pump:
             Notice(f"worker {self.membership.id} was taken for dead; it drops its jobs and takes a new id")
         )
         self.membership.forget()
-        self._doubtful = True
+        self._outage.doubtful = True
         for ticket in self._hand.tickets:
             self._cancel(ticket)
 
@@ -406,29 +399,8 @@ class Pump:
 
     def _stumble(self, error: DatabaseError) -> None:
         """The reply was not read: what it did is unknown until we have reconciled."""
-        self._doubtful = True
+        self._outage.stumble(error)
         self.membership.missed()
-        if isinstance(error, DatabaseBusy):
-            self._careful = True
-            self._busy(error)
-        elif self._lost_at is None:
-            self._lost_at = self._clock.monotonic()
-            self._home.emitter.emit(DatabaseLost(str(error)))
-
-    def _busy(self, error: DatabaseBusy) -> None:
-        now = self._clock.monotonic()
-        self._busy_since = self._busy_since or now
-        if now - self._busy_since > BUSY_FOR:
-            self._home.emitter.emit(
-                Notice(f"the database is busy for {now - self._busy_since:.0f} s: {error}")
-            )
-            self._busy_since = now
-
-    def _found(self) -> None:
-        self._busy_since = None
-        if self._lost_at is not None:
-            self._home.emitter.emit(DatabaseFound(self._clock.monotonic() - self._lost_at))
-            self._lost_at = None
 
 
 def _nobody(_: str) -> None:

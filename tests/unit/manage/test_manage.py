@@ -50,7 +50,7 @@ class FakeStore:
     def reading(self) -> Iterator[Any]:
         yield None
 
-    writing = reading
+    writing = tending = reading
 
     def tell_time(self) -> None:
         """The clock is turned by the test."""

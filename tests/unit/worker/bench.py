@@ -17,7 +17,8 @@ from duly.model.report import Report
 from duly.settings import Settings
 from duly.task import Call
 from duly.task.context import Cancellation
-from duly.worker.executor import Attempt, Executor
+from duly.worker.attempt import Attempt
+from duly.worker.executor import Executor
 from duly.worker.writeturn import WriteTurn
 from tests.worker.turned import TurnedClock
 

@@ -116,7 +116,7 @@ def test_a_sync_task_that_returns_what_never_ran_has_failed(
     """A decorator that wraps an async function in a plain one makes such a task."""
 
     @bench.app.task(max_attempts=1, keep_result=keep)
-    def wrapped():  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def wrapped():  # type: ignore[no-untyped-def]
         return what()
 
     job = bench.job(wrapped.call())

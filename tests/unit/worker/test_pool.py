@@ -12,7 +12,7 @@ import pytest
 
 from duly.model.ids import new_id
 from duly.model.report import PutBack, Released, Succeeded
-from duly.worker.executor import Attempt
+from duly.worker.attempt import Attempt
 from duly.worker.pool import Loop, Threads
 from duly.worker.ticket import Done, Ticket
 from tests.unit.worker.bench import Bench

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import sqlite3
 import weakref
 from collections.abc import Sequence
@@ -38,6 +36,7 @@ from duly.errors import DatabaseBusy, DulyError, SchemaError, SettingsError, Wro
 from duly.model.job import ClaimedJob, NewJob
 from duly.model.report import Succeeded
 from duly.store.dialect.base import BEST_FIRST, CLAIMED, ENDED, Exchanged, StoreDialect, job_row, unavailable
+from duly.store.dialect.lives import Lives
 from duly.store.schema import Instant, Tables
 
 OLDEST = (3, 35, 0)  # RETURNING
@@ -113,9 +112,7 @@ class SQLite(StoreDialect):
         self.ended = self._sql(_ENDED)
         self._waiting_queues = self._sql(_WAITING_QUEUES)
         self._claims: dict[int, TextClause] = {}
-        self._locks: dict[str, int] = {}
-        self._folder: Path | None = None
-        os.register_at_fork(after_in_child=self._forget_locks)
+        self.lives = Lives()
 
     def _sql(self, template: str, **more: str) -> TextClause:
         return text(template.format(**self._words, **more))
@@ -151,7 +148,7 @@ class SQLite(StoreDialect):
                 f"this SQLite engine shares one connection ({type(connection.engine.pool).__name__}), so Duly's "
                 "transactions would be yours: make the engine without poolclass="
             )
-        self._folder = Path(f"{file}.duly")
+        self.lives.folder = Path(f"{file}.duly")
         _step_out(connection)
         if connection.exec_driver_sql("PRAGMA journal_mode").scalar() != "wal":
             with suppress(OperationalError):  # somebody writes: it is tried again with the next opening
@@ -292,56 +289,24 @@ class SQLite(StoreDialect):
         return statement
 
     def hold_liveness(self, worker: str) -> None:
-        """Take the worker's lock; the operating system gives it back when the process ends, however it ends."""
-        handle = os.open(self._lock_file(worker), os.O_CREAT | os.O_RDWR, 0o600)
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._locks[worker] = handle
+        """Take the worker's lock."""
+        self.lives.hold(worker)
 
     def drop_liveness(self, worker: str) -> None:
-        """Remove the lock's file, and give the lock back where it is ours; a dead child's is gone already."""
-        self._lock_file(worker).unlink(missing_ok=True)
-        handle = self._locks.pop(worker, None)
-        if handle is not None:
-            os.close(handle)
+        """Give it back, and remove its file."""
+        self.lives.drop(worker)
 
     def dead_workers(self, connection: Connection, lease: timedelta, judge: str) -> list[str]:  # noqa: ARG002
         """Those whose lock can be had: their process is gone. No lease has to pass."""
         workers = self.tables.workers
         dead = [
-            name for name in connection.scalars(select(workers.c.id)) if name != judge and self._is_dead(name)
+            name
+            for name in connection.scalars(select(workers.c.id))
+            if name != judge and self.lives.are_over(name)
         ]
         if dead:
             connection.execute(delete(workers).where(workers.c.id.in_(dead)))
         return dead
-
-    def _is_dead(self, worker: str) -> bool:
-        if worker in self._locks:
-            return False
-        try:
-            handle = os.open(self._lock_file(worker), os.O_RDWR)
-        except FileNotFoundError:
-            return True
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        else:
-            self._lock_file(worker).unlink(missing_ok=True)
-            return True
-        finally:
-            os.close(handle)
-
-    def _lock_file(self, worker: str) -> Path:
-        if self._folder is None:
-            raise RuntimeError("the store was not opened")
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        return self._folder / f"{worker}.lock"
-
-    def _forget_locks(self) -> None:
-        # A forked child must not keep its parent's lock alive. Closing a copy does not release it.
-        for handle in self._locks.values():
-            os.close(handle)
-        self._locks.clear()
 
 
 _CLOCK: ColumnElement[datetime] = literal_column(CLOCK, Instant)

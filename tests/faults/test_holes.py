@@ -1,0 +1,65 @@
+"""Holes that were once found in the supervisor: a database that is silent, and does not even refuse."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.ground import Ground
+from tests.faults.tasks import hold
+from tests.faults.terminal import Terminal, until
+from tests.postgresql import Cluster
+
+
+@pytest.fixture
+def terminal(on_private: Ground) -> Terminal:
+    """It would wait for ten minutes for a connection, and has a job that runs."""
+    url = f"{on_private.database.url}?connect_timeout=600"
+    terminal = on_private.terminal(database_url=url, processes=2)
+    (job,) = on_private.enqueue(hold.call("gate"))
+    on_private.started(job)
+    terminal.workers(2)
+    return terminal
+
+
+@contextlib.contextmanager
+def silent(cluster: Cluster) -> Iterator[None]:
+    """New connections are taken by the kernel, and nobody ever says a word on them."""
+    os.kill(cluster.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(cluster.pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def on_hold(private_postgresql: Cluster, terminal: Terminal) -> Iterator[Terminal]:
+    with silent(private_postgresql):
+        yield terminal
+        terminal.end()
+
+
+def test_a_second_term_stops_at_once_though_the_database_is_silent(on_hold: Terminal) -> None:
+    on_hold.signal(signal.SIGTERM)
+    until(lambda: "stopping" in on_hold.words(), "the word that it stops")
+    on_hold.signal(signal.SIGTERM)
+    assert on_hold.ended() == 1
+    assert on_hold.children == []
+
+
+def test_a_supervisor_that_looks_after_a_dead_child_still_hears_term(on_hold: Terminal) -> None:
+    os.kill(on_hold.children[0], signal.SIGKILL)
+    until(lambda: on_hold.said("child_died"), "the word that it died")
+
+    def told() -> bool:
+        with contextlib.suppress(ProcessLookupError):
+            on_hold.signal(signal.SIGTERM)
+        return not on_hold.running()
+
+    until(told, "its end")
+    assert on_hold.ended() == 1
+    assert on_hold.children == []
