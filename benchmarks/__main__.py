@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,7 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=_positive, default=40_000, metavar="N", help="jobs to drain (40,000)")
     parser.add_argument("--rounds", type=_positive, default=3, metavar="N", help="of drain and enqueue (3)")
     parser.add_argument("--samples", type=_positive, default=200, metavar="N", help="latencies taken (200)")
-    parser.add_argument("--watch", type=float, default=10.0, metavar="S", help="seconds to watch an idle worker (10)")
+    parser.add_argument(
+        "--watch", type=float, default=10.0, metavar="S", help="seconds to watch an idle worker (10)"
+    )
     parser.add_argument(
         "--gaps",
         type=float,
@@ -115,4 +119,5 @@ def _shown(url: str) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # workers and tables go first
     raise SystemExit(main())

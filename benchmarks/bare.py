@@ -90,8 +90,9 @@ class Bare(ABC):
     def insert_many(self, rows: Sequence[Row]) -> None:
         """Many rows by the fastest way, not committed."""
 
+    @abstractmethod
     def begin(self) -> None:
-        """Where the driver does not begin by itself."""
+        """Begin to write, where the driver does not by itself."""
 
     def commit(self) -> None:
         """Durable now."""
@@ -128,6 +129,9 @@ class BarePostgreSQL(Bare):
         rows: Sequence[Row] = self._cursor.execute(self._exchange, given, prepare=True).fetchall()
         self.driver.commit()
         return rows
+
+    def begin(self) -> None:
+        pass
 
     def insert(self, row: Row) -> None:
         self._cursor.execute(self._insert, row, prepare=True)

@@ -8,97 +8,103 @@ from contextlib import contextmanager
 
 from sqlalchemy.orm import Session
 
-from benchmarks.bare import Bare
+from benchmarks.bare import Bare, Row
 from benchmarks.figures import Figure
 from benchmarks.ground import Ground
+from benchmarks.tasks import Bench
 
 BULK = 1_000
 
+Duly = Callable[[Bench, int], float]
+ByHand = Callable[[Bare, Row, int], float]
+
 
 def enqueues(ground: Ground, jobs: int, rounds: int) -> list[Figure]:
-    """Three ways, each beside its bare statement, with a key (its envelope is sealed)."""
+    """Three ways, each beside its bare statement; with a key, so envelopes are sealed."""
     ground.fill(ground.plain, 1)
-    with _connection(ground) as bare:
-        ways = _ways(ground, bare, jobs)
+    bare = ground.bare()
+    try:
+        template = bare.template()
+        ways: list[tuple[str, str, Duly, ByHand]] = [
+            ("enqueue, durable", "INSERT+COMMIT", _one_by_one, _bare_one_by_one),
+            ("enqueue, in session", "INSERT", _in_session, _bare_in_transaction),
+            (f"enqueue_many, {BULK:,}", bare.best_bulk, _many, _bare_many),
+        ]
         ours: list[list[float]] = [[] for _ in ways]
         theirs: list[list[float]] = [[] for _ in ways]
         for _ in range(rounds):
             for place, (_, _, by_duly, by_hand) in enumerate(ways):
-                theirs[place].append(by_hand())
-                ours[place].append(by_duly())
+                theirs[place].append(by_hand(bare, template, jobs))
+                ours[place].append(by_duly(ground.keyed, jobs))
                 ground.clear()
+    finally:
+        bare.close()
     return [
         Figure(name, "jobs/s", ours[place], beside, theirs[place])
         for place, (name, beside, _, _) in enumerate(ways)
     ]
 
 
-Way = tuple[str, str, Callable[[], float], Callable[[], float]]
+# ── by Duly ───────────────────────────────────────────────────────────────────────────────────
 
 
-def _ways(ground: Ground, bare: Bare, jobs: int) -> list[Way]:
-    bench, template = ground.keyed, bare.template()
-    bulks = max(1, jobs // BULK)
+def _one_by_one(bench: Bench, jobs: int) -> float:
+    with _stopwatch(jobs) as rate:
+        for number in range(jobs):
+            bench.nothing.enqueue(number)
+    return rate[0]
 
-    def one_by_one() -> float:
-        with _stopwatch(jobs) as rate:
-            for number in range(jobs):
-                bench.nothing.enqueue(number)
-        return rate[0]
 
-    def bare_one_by_one() -> float:
-        rows = bare.rows(template, jobs)
-        with _stopwatch(jobs) as rate:
-            for row in rows:
-                bare.begin()
-                bare.insert(row)
-                bare.commit()
-        return rate[0]
+def _in_session(bench: Bench, jobs: int) -> float:
+    with _stopwatch(jobs) as rate, Session(bench.jobs.store.engine) as session, session.begin():
+        for number in range(jobs):
+            bench.nothing.using(session=session).enqueue(number)
+    return rate[0]
 
-    def joined() -> float:
-        with _stopwatch(jobs) as rate, Session(ground.engine) as session, session.begin():
-            for number in range(jobs):
-                bench.nothing.using(session=session).enqueue(number)
-        return rate[0]
 
-    def bare_joined() -> float:
-        rows = bare.rows(template, jobs)
-        with _stopwatch(jobs) as rate:
+def _many(bench: Bench, jobs: int) -> float:
+    bulks = _bulks(jobs)
+    with _stopwatch(bulks * BULK) as rate:
+        for _ in range(bulks):
+            bench.jobs.enqueue_many(bench.nothing.call(number) for number in range(BULK))
+    return rate[0]
+
+
+# ── by hand ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _bare_one_by_one(bare: Bare, template: Row, jobs: int) -> float:
+    rows = bare.rows(template, jobs)
+    with _stopwatch(jobs) as rate:
+        for row in rows:
             bare.begin()
-            for row in rows:
-                bare.insert(row)
+            bare.insert(row)
             bare.commit()
-        return rate[0]
-
-    def many() -> float:
-        with _stopwatch(bulks * BULK) as rate:
-            for _ in range(bulks):
-                bench.jobs.enqueue_many(bench.nothing.call(number) for number in range(BULK))
-        return rate[0]
-
-    def bare_many() -> float:
-        batches = [bare.rows(template, BULK) for _ in range(bulks)]
-        with _stopwatch(bulks * BULK) as rate:
-            for rows in batches:
-                bare.begin()
-                bare.insert_many(rows)
-                bare.commit()
-        return rate[0]
-
-    return [
-        ("enqueue(), durable", "INSERT + COMMIT", one_by_one, bare_one_by_one),
-        ("enqueue() in a session", "INSERT", joined, bare_joined),
-        (f"enqueue_many() of {BULK:,}", bare.best_bulk, many, bare_many),
-    ]
+    return rate[0]
 
 
-@contextmanager
-def _connection(ground: Ground) -> Iterator[Bare]:
-    bare = ground.bare()
-    try:
-        yield bare
-    finally:
-        bare.close()
+def _bare_in_transaction(bare: Bare, template: Row, jobs: int) -> float:
+    rows = bare.rows(template, jobs)
+    with _stopwatch(jobs) as rate:
+        bare.begin()
+        for row in rows:
+            bare.insert(row)
+        bare.commit()
+    return rate[0]
+
+
+def _bare_many(bare: Bare, template: Row, jobs: int) -> float:
+    batches = [bare.rows(template, BULK) for _ in range(_bulks(jobs))]
+    with _stopwatch(len(batches) * BULK) as rate:
+        for rows in batches:
+            bare.begin()
+            bare.insert_many(rows)
+            bare.commit()
+    return rate[0]
+
+
+def _bulks(jobs: int) -> int:
+    return max(1, jobs * 5 // BULK)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, TextClause, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import DropSchema
@@ -27,6 +27,8 @@ from duly.store import make_engine
 
 ROOT = Path(__file__).parents[1]
 BATCH = 1_000
+LONGEST = 300.0
+"""Seconds that a worker may take to empty its queue."""
 STANDARD_POSTGRESQL = "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"
 
 
@@ -73,7 +75,7 @@ class Ground(ABC):
                 connection.execute(self._emptied(table.fullname))
         self.tidy()
 
-    def _emptied(self, table: str) -> text:
+    def _emptied(self, table: str) -> TextClause:
         return text(f"DELETE FROM {table}")
 
     def fill(self, bench: Bench, count: int) -> None:
@@ -88,26 +90,28 @@ class Ground(ABC):
 
     def drain(self, bench: Bench) -> None:
         """One default worker process, until nothing is left."""
-        done = subprocess.run(self._command("--until-empty"), **self._surroundings(bench), check=False)
-        if done.returncode != 0:
-            raise Unusable(f"the worker left with exit status {done.returncode}")
+        with self.worker("--until-empty", bench=bench) as running:
+            try:
+                status = running.wait(LONGEST)
+            except subprocess.TimeoutExpired:
+                raise Unusable(f"the worker did not empty its queue within {LONGEST:g} s") from None
+        if status != 0:
+            raise Unusable(f"the worker left with exit status {status}")
 
     @contextmanager
-    def worker(self, *arguments: str, keep: Sequence[int] = ()) -> Iterator[None]:
+    def worker(
+        self, *arguments: str, bench: Bench, keep: Sequence[int] = ()
+    ) -> Iterator[subprocess.Popen[bytes]]:
         """One default worker process, beside us; it inherits the file descriptors to *keep*."""
-        running = subprocess.Popen(
-            self._command(*arguments), **self._surroundings(self.plain), pass_fds=list(keep)
-        )
+        command = [sys.executable, "-m", "benchmarks.worker", *arguments]
+        running = subprocess.Popen(command, cwd=ROOT, env=self._environment(bench), pass_fds=list(keep))
         try:
-            yield
+            yield running
         finally:
-            running.send_signal(signal.SIGTERM)
+            running.send_signal(signal.SIGTERM)  # nothing, when it has left
             running.wait(60)
 
-    def _command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "benchmarks.worker", *arguments]
-
-    def _surroundings(self, bench: Bench) -> dict[str, object]:
+    def _environment(self, bench: Bench) -> dict[str, str]:
         """A process with the default settings, whatever this shell has set."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("DULY_")}
         said = {
@@ -115,7 +119,7 @@ class Ground(ABC):
             "DULY_SCHEMA": self.schema or "",
             "DULY_KEYS": self.key if bench is self.keyed else "",
         }
-        return {"cwd": ROOT, "env": inherited | said}
+        return inherited | said
 
 
 class SQLiteGround(Ground):
@@ -156,7 +160,14 @@ class PostgreSQLGround(Ground):
 
     def __init__(self, url: str) -> None:
         super().__init__(url, f"duly_bench_{uuid4().hex[:12]}")
-        shown = ("server_version", "fsync", "synchronous_commit", "wal_sync_method", "shared_buffers", "autovacuum")
+        shown = (
+            "server_version",
+            "fsync",
+            "synchronous_commit",
+            "wal_sync_method",
+            "shared_buffers",
+            "autovacuum",
+        )
         with self.engine.connect() as connection:
             self.settings = {name: connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in shown}
 
@@ -169,12 +180,12 @@ class PostgreSQLGround(Ground):
             for table in (tables.jobs, tables.executions):
                 connection.exec_driver_sql(f"VACUUM (ANALYZE) {table.fullname}")
 
-    def _emptied(self, table: str) -> text:
+    def _emptied(self, table: str) -> TextClause:
         return text(f"TRUNCATE {table}")
 
     def leave(self) -> None:
         with self.engine.begin() as connection:
-            connection.execute(DropSchema(self.schema, cascade=True, if_exists=True))
+            connection.execute(DropSchema(self.schema or "", cascade=True, if_exists=True))
         self.engine.dispose()
 
 

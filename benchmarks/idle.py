@@ -27,7 +27,7 @@ def idles(ground: Ground, samples: int, watch: float, gaps: tuple[float, float] 
         with tempfile.TemporaryDirectory() as folder:
             counters = Path(folder) / "counters"
             counters.write_bytes(bytes(COUNTERS.size))
-            with ground.worker("--count", str(counters), keep=[writer]):
+            with ground.worker("--count", str(counters), bench=ground.plain, keep=[writer]):
                 _start(ground, reader, writer, -1)
                 time.sleep(min(SETTLE, watch))
                 waits = _waits(ground, reader, writer, samples, gaps)
@@ -37,16 +37,14 @@ def idles(ground: Ground, samples: int, watch: float, gaps: tuple[float, float] 
         os.close(reader)
         os.close(writer)
     return [
-        Figure("enqueue to start, p50", "ms", [percentile(waits, 50)]),
-        Figure("enqueue to start, p99", "ms", [percentile(waits, 99)]),
+        Figure("wait to start, p50", "ms", [percentile(waits, 50)]),
+        Figure("wait to start, p99", "ms", [percentile(waits, 99)]),
         Figure("idle: statements", "per s", [statements / watch]),
         Figure("idle: transactions", "per s", [commits / watch]),
     ]
 
 
-def _waits(
-    ground: Ground, reader: int, writer: int, samples: int, gaps: tuple[float, float]
-) -> list[float]:
+def _waits(ground: Ground, reader: int, writer: int, samples: int, gaps: tuple[float, float]) -> list[float]:
     """Milliseconds from the call of ``enqueue`` to the first line of the task."""
     chance = random.Random(20)  # the same gaps in each run
     waits = []

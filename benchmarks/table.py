@@ -22,7 +22,7 @@ def show(report: dict[str, Any], console: Console) -> None:
         console.print(f"[dim]{settings}[/dim]", highlight=False)
     console.print(
         f"{report['jobs']:,} jobs to drain, {report['rounds']} rounds, median (least-greatest); "
-        "× bare: through the bare statement of the same round",
+        "ratio: Duly through the bare statement of the same round",
         highlight=False,
     )
     for reason in report["not_run"]:
@@ -31,12 +31,12 @@ def show(report: dict[str, Any], console: Console) -> None:
 
 def _table(database: dict[str, Any]) -> Table:
     table = Table(title=database["name"], title_justify="left", box=None, width=80, pad_edge=False)
-    table.add_column("")
-    table.add_column("Duly", justify="right")
-    table.add_column("", justify="left")
-    table.add_column("bare", justify="right")
-    table.add_column("", justify="left")
-    table.add_column("× bare", justify="right")
+    table.add_column("", no_wrap=True)
+    table.add_column("Duly", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("bare", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("ratio", justify="right", no_wrap=True)
     for figure in database["figures"]:
         bare = figure.get("bare")
         table.add_row(
@@ -58,4 +58,6 @@ def _spread(figure: dict[str, Any]) -> str:
 
 
 def _number(value: float) -> str:
+    if value >= 10_000:
+        return f"{value / 1000:.1f}k"
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"

@@ -21,7 +21,8 @@ COUNTERS = struct.Struct("=QQ")
 
 def read_counters(file: Path) -> tuple[int, int]:
     """Statements and commits so far."""
-    return COUNTERS.unpack(file.read_bytes())  # type: ignore[return-value]
+    statements, commits = COUNTERS.unpack(file.read_bytes())
+    return statements, commits
 
 
 def count(jobs: Duly, file: Path) -> None:

@@ -162,14 +162,22 @@ class Ground:
         """How many jobs there are that have not ended."""
         return int(self.database.rows("SELECT count(*) FROM duly_jobs")[0][0])
 
-    def all_done(self, patience: float = PATIENCE) -> None:
-        """Wait until every job has ended."""
-        until(self._nothing_left, "the end of all jobs", patience)
+    def all_done(self) -> None:
+        """Wait until every job has ended, however many there are, as long as some do."""
+        left = -1
 
-    def _nothing_left(self) -> bool:
-        with contextlib.suppress(psycopg.OperationalError):  # a database may be away, in these tests
-            return self.unfinished() == 0
-        return False
+        def fewer() -> bool:
+            nonlocal left
+            with contextlib.suppress(psycopg.OperationalError):  # a database may be away, in these tests
+                before, left = left, self.unfinished()
+                return left == 0 or 0 <= left < before
+            return False
+
+        while left:
+            until(fewer, lambda: f"the end of all jobs; {left} are left: {self._left()}")
+
+    def _left(self) -> list[tuple[Any, ...]]:
+        return self.database.rows("SELECT task, state, worker, count(*) FROM duly_jobs GROUP BY 1, 2, 3")
 
     def books(self) -> Books:
         """What was promised, what ran, and what the database says."""

@@ -15,11 +15,10 @@ from tests.faults.terminal import Terminal, until
 from tests.postgresql import Cluster
 
 
-@pytest.fixture
-def terminal(on_private: Ground) -> Terminal:
-    """It would wait for ten minutes for a connection, and has a job that runs."""
-    url = f"{on_private.database.url}?connect_timeout=600"
-    terminal = on_private.terminal(database_url=url, processes=2)
+@pytest.fixture(params=["", "?connect_timeout=600"], ids=["as Duly connects", "as the URL says"])
+def terminal(request: pytest.FixtureRequest, on_private: Ground) -> Terminal:
+    """It has a job that runs; where the URL says so it would wait for ten minutes for a connection."""
+    terminal = on_private.terminal(database_url=on_private.database.url + request.param, processes=2)
     (job,) = on_private.enqueue(hold.call("gate"))
     on_private.started(job)
     terminal.workers(2)
@@ -58,7 +57,7 @@ def test_a_supervisor_that_looks_after_a_dead_child_still_hears_term(on_hold: Te
     def told() -> bool:
         with contextlib.suppress(ProcessLookupError):
             on_hold.signal(signal.SIGTERM)
-        return not on_hold.running()
+        return not on_hold.running
 
     until(told, "its end")
     assert on_hold.ended() == 1

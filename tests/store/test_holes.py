@@ -152,9 +152,9 @@ def test_duly_works_on_an_autocommit_engine_in_transactions_of_its_own(
 ) -> None:
     app, note = make(create_engine(database.url, isolation_level="AUTOCOMMIT"))
     note.enqueue(1)
-    with pytest.raises(ValueError, match="no"), app.store.writing() as connection:
+    with contextlib.suppress(ZeroDivisionError), app.store.writing() as connection:
         connection.execute(text("DELETE FROM duly_jobs"))
-        raise ValueError("no")
+        raise ZeroDivisionError
     assert app.drain() == {"succeeded": 1}
 
 

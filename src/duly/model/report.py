@@ -55,6 +55,8 @@ class PutBack:
     at: datetime | None = None
     error: bytes | None = None
     started_at: datetime | None = None
+    unheard: bool = False
+    """The database did not answer a transactional task: only the fence can tell what became of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -218,21 +218,26 @@ class Store:
                 return False
         return True
 
-    async def recognize_async(self) -> None:
-        """Check that the async engine is on the queue's database; ``SettingsError`` says that it is not."""
-        assert self.async_engine is not None  # noqa: S101 - callers ask first
-        with self.guarded():
-            try:
-                async with self.async_engine.connect() as connection:
-                    await connection.run_sync(self.recognize)
-            except RuntimeError:
-                return  # the engine is at work in another loop: its first enqueue will tell
-            except WrongDatabase:
-                raise SettingsError(
-                    "async_engine= is on another database than the queue: jobs enqueued through it would not be seen, "
-                    "and async tasks could not commit with them; give the same database to both"
-                ) from None
-            await self.async_engine.dispose()  # its connections belong to this loop
+    async def recognize_async(self, factory: Callable[..., Any] | None) -> None:
+        """``SettingsError`` unless the async engine, and what *factory* binds, are on the queue's database."""
+        engines = [self.async_engine, *(getattr(factory, "kw", {}).get("binds") or {}).values()]
+        for engine in engines:
+            if hasattr(engine, "run_sync") or not hasattr(engine, "sync_engine"):
+                continue  # a connection, or no async engine at all
+            with self.guarded():
+                try:
+                    async with engine.connect() as connection:
+                        await connection.run_sync(self.recognize)
+                except RuntimeError:
+                    continue  # the engine is at work in another loop: its first enqueue will tell
+                except WrongDatabase:
+                    raise SettingsError(
+                        "async_engine= or async_session= is on another database than the queue: jobs enqueued "
+                        "through it would not be seen, nor could async tasks commit with them; use one database"
+                    ) from None
+                finally:
+                    with suppress(RuntimeError):
+                        await engine.dispose()  # its connections belong to this loop
 
     def task_transaction(self, worker: str, job: ClaimedJob, **limits: Any) -> TaskTransaction:
         """The transaction of one attempt of a transactional task."""

@@ -19,7 +19,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -50,14 +50,16 @@ class _Steps:
         self._savepoint = f"duly_{secrets.token_hex(6)}"
         self._released = False
 
-    def begin(self, connection: Connection) -> None:
-        """Step 1."""
+    def begin(self, connection: Connection) -> datetime:
+        """Step 1; the database's time then, when any wait for a lock or a connection is over."""
         with self._store.guarded():
             self._store.dialect.begin_task(connection, idle=self._idle)
             connection.exec_driver_sql(f"SAVEPOINT {self._savepoint}")
         # On this one object, which lives for one checkout: an event that raises would come too late,
         # when SQLAlchemy has taken the transaction for ended.
         vars(connection).update(commit=_refuse, rollback=_refuse)
+        now: datetime = connection.execute(select(self._store.dialect.clock)).scalar_one()
+        return now
 
     def record(self, connection: Connection, started_at: datetime, result: bytes | None) -> None:
         """Steps 3 (after the flush) and 4."""
@@ -141,16 +143,17 @@ class TaskTransaction:
         self._session: Session | None = None
         self._connection: Connection | None = None
 
-    def start(self) -> None:
-        """Begin. ``DatabaseBusy`` or ``DatabaseUnavailable`` mean that nothing has happened."""
+    def start(self) -> datetime:
+        """Begin; the database's time. ``DatabaseBusy`` or ``DatabaseUnavailable`` mean that nothing has happened."""
         with self._store.guarded():
             connection = self._store.engine.connect()
         try:
-            self._steps.begin(connection)
+            now = self._steps.begin(connection)
         except BaseException:
             connection.close()
             raise
         self._connection = connection
+        return now
 
     @property
     def connection(self) -> Connection:
@@ -211,17 +214,18 @@ class AsyncTaskTransaction:
         self._session: AsyncSession | None = None
         self._connection: AsyncConnection | None = None
 
-    async def start(self) -> None:
+    async def start(self) -> datetime:
         """As the sync form."""
         assert self._store.async_engine is not None  # noqa: S101 - seen to at start
         with self._store.guarded():
             connection = await self._store.async_engine.connect()
         try:
-            await connection.run_sync(self._steps.begin)
+            now = await connection.run_sync(self._steps.begin)
         except BaseException:
             await connection.close()
             raise
         self._connection = connection
+        return now
 
     @property
     def connection(self) -> AsyncConnection:

@@ -83,7 +83,7 @@ class Executor:
             with ExitStack() as stack:
                 given = self._own(attempt, stack)
                 if given:
-                    self._begin(attempt)
+                    _begin(attempt, self._home.store.clock.now())
                 result = self._invoke(attempt, given)
         except BaseException as error:  # noqa: BLE001 - a task may raise anything; the worker goes on
             return self._ended_by(attempt, error)
@@ -98,7 +98,7 @@ class Executor:
             async with AsyncExitStack() as stack, asyncio.timeout(attempt.run_time):
                 given = await self._aown(attempt, stack)
                 if given:
-                    self._begin(attempt)
+                    _begin(attempt, self._home.store.clock.now())
                 result = await self._invoke(attempt, given)
         except BaseException as error:  # noqa: BLE001 - as above
             return self._ended_by(attempt, error)
@@ -210,8 +210,7 @@ class Executor:
         )
         ours = True
         try:
-            transaction.start()
-            self._begin(attempt)
+            _begin(attempt, transaction.start())
             given = _given(attempt, transaction)
             ours = False
             result = self._result(attempt, self._invoke(attempt, given))
@@ -231,8 +230,7 @@ class Executor:
         )
         ours = True
         try:
-            await transaction.start()
-            self._begin(attempt)
+            _begin(attempt, await transaction.start())
             given = _given(attempt, transaction)
             ours = False
             async with asyncio.timeout(attempt.run_time):
@@ -246,13 +244,6 @@ class Executor:
                 whole = True
             return self._undone(attempt, error, whole=whole, ours=ours)
         return Recorded(attempt.job.id, attempt.job.claim)
-
-    def _begin(self, attempt: Attempt) -> None:
-        """The attempt starts now: the wait for a connection or the write lock may have lasted past its time."""
-        now = self._home.store.clock.now()
-        if attempt.job.expires_at <= now:
-            raise TooLate
-        attempt.started_at = now
 
     def _limits(self, attempt: Attempt) -> dict[str, float]:
         return {"run_time": attempt.run_time, "lease": self._home.settings.lease}
@@ -292,8 +283,7 @@ class Executor:
                 return Ended(job.id, job.claim, Outcome.EXPIRED, cause, True, attempt.started_at)
             return Lost(job.id, job.claim)
         if ours and isinstance(error, DatabaseError):
-            self._home.emitter.emit(JobPutBack(job.id, job.task, job.queue, str(error), problem=True))
-            return PutBack(job.id, job.claim, type(error).__name__, counted=False, after=BUSY)
+            return PutBack(job.id, job.claim, str(error), counted=False, after=BUSY, unheard=True)
         return self._ended_by(attempt, error)
 
     def _ended_by(self, attempt: Attempt, error: BaseException) -> Report:
@@ -342,6 +332,13 @@ class Executor:
             self._on_error(error)
         body = Trouble.of(error).dump()
         return self._home.sealer.seal("error", attempt.job.binding, body)
+
+
+def _begin(attempt: Attempt, now: datetime) -> None:
+    """The attempt starts now: the wait for a connection or the write lock may have lasted past its time."""
+    if attempt.job.expires_at <= now:
+        raise TooLate
+    attempt.started_at = now
 
 
 def _given(attempt: Attempt, transaction: Any) -> dict[str, Any]:

@@ -55,8 +55,9 @@ class Herald:
                 )
             case _:
                 self.tally["put back"] += 1
-                if isinstance(report, PutBack) and report.cause == SNOOZED:
-                    self._emitter.emit(JobPutBack(job.id, job.task, job.queue, report.cause, problem=False))
+                if isinstance(report, PutBack) and (report.unheard or report.cause == SNOOZED):
+                    problem = report.unheard
+                    self._emitter.emit(JobPutBack(job.id, job.task, job.queue, report.cause, problem=problem))
 
     def lost(self, job: ClaimedJob) -> None:
         """The fence was gone: the job is another worker's."""

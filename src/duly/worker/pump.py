@@ -15,7 +15,6 @@ outcome is told from a lost lease by the ledger.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -90,28 +89,25 @@ class Pump:
         self._rescue = Rescue(store, home.settings, home.emitter)
         self._hand = Hand()
         self._herald = Herald(home.emitter)
+        self.tally = self._herald.tally
+        """How the attempts ended so far: outcomes, ``retried`` and ``put back``."""
         self._lines = Lines(queues, self._clock)
         self._rest = SHORTEST_REST
         self._outage = Outage(home.emitter, self._clock)
         self._dry = False
         self._drain_until: float | None = None
-        self._announce: Callable[[str], None] = _nobody
+        self._announce: Callable[[str], object] = str
         self._released = 0
-
-    @property
-    def tally(self) -> Counter[str]:
-        """How the attempts ended so far: outcomes, ``retried`` and ``put back``."""
-        return self._herald.tally
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────
 
-    def run(self, announce: Callable[[str], None] | None = None) -> bool:
+    def run(self, announce: Callable[[str], object] | None = None) -> bool:
         """Work until told to stop (or until there is nothing left); whether all that ran has ended.
 
         *announce* is called with each worker id this pump takes. The first exchange must succeed:
         a database that is not there at the start is the caller's to see.
         """
-        self._announce = announce or _nobody
+        self._announce = announce or str
         with self._transaction() as connection:
             self._join(connection)
         self._threads.start()
@@ -156,8 +152,8 @@ class Pump:
         calm = all([self._loop.stop(1.0), self._threads.stop(0.2)])
         self._gather()
         try:
-            while self._hand.reports(1):
-                self._exchange()
+            while self._hand.reports(1) and self._exchange():
+                pass  # what others have locked is left for the rescue
             with self._transaction() as connection:
                 self._release_unknown(connection)
                 self.membership.leave(connection)
@@ -401,7 +397,3 @@ class Pump:
         """The reply was not read: what it did is unknown until we have reconciled."""
         self._outage.stumble(error)
         self.membership.missed()
-
-
-def _nobody(_: str) -> None:
-    pass

@@ -26,7 +26,7 @@ def check_injections(home: Home) -> None:
                 "Duly(url, async_engine=create_async_engine(…))"
             )
     if home.store.async_engine is not None:
-        asyncio.run(home.store.recognize_async())
+        asyncio.run(home.store.recognize_async(home.async_session_factory))
     asking = next(
         (t for t in home.tasks if t.transactional and Injected.SESSION in t.signature.injected.values()), None
     )
