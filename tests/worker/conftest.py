@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.databases import Database
+from tests.worker.play import play, some  # noqa: F401 - fixtures
 from tests.worker.stage import Gate, Stage
 
 
