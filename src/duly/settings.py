@@ -176,7 +176,7 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "arguments_size": _whole(256, 16 * 1024 * 1024),
     "arguments_depth": _whole(1, 200),
     "lease": _seconds(0.5, 3600),
-    "beat": _seconds(0.1, 1800),
+    "beat": _seconds(0.1, 1200),
     "poll": _seconds(0.005, 60),
     "grace": _seconds(0, 86_400),
     "processes": _whole(1, 256),

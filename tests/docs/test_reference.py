@@ -65,7 +65,7 @@ def test_bounds_of_a_setting(name: str) -> None:
     read = Settings.read(**{name: kind(low)}, **room)
     assert getattr(read, name) == low
     step = 1 if kind is int else 0.001
-    if name == "beat":  # at most half of the lease, so its own upper bound is met with the longest one
+    if name == "beat":  # at most a third of the lease, so its own upper bound is met with the longest one
         assert Settings.read(beat=high, lease=3600).beat == high
     else:
         assert getattr(Settings.read(**{name: kind(high)}), name) == high
