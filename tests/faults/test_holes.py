@@ -15,10 +15,10 @@ from tests.faults.terminal import Terminal, until
 from tests.postgresql import Cluster
 
 
-@pytest.fixture(params=["", "?connect_timeout=600"], ids=["as Duly connects", "as the URL says"])
-def terminal(request: pytest.FixtureRequest, on_private: Ground) -> Terminal:
-    """It has a job that runs; where the URL says so it would wait for ten minutes for a connection."""
-    terminal = on_private.terminal(database_url=on_private.database.url + request.param, processes=2)
+@pytest.fixture
+def terminal(on_private: Ground) -> Terminal:
+    """It has a job that runs."""
+    terminal = on_private.terminal(database_url=on_private.database.url, processes=2)
     (job,) = on_private.enqueue(hold.call("gate"))
     on_private.started(job)
     terminal.workers(2)

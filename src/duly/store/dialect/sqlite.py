@@ -32,7 +32,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
-from duly.errors import DatabaseBusy, DulyError, SchemaError, SettingsError, WrongDatabase
+from duly.errors import DatabaseBusy, DulyError, InvalidOptions, SchemaError, SettingsError, WrongDatabase
 from duly.model.job import ClaimedJob, NewJob
 from duly.model.report import Succeeded
 from duly.store.dialect.base import BEST_FIRST, CLAIMED, ENDED, Exchanged, StoreDialect, job_row, unavailable
@@ -173,7 +173,13 @@ class SQLite(StoreDialect):
                 "this engine's first enqueue must not be inside a savepoint on SQLite (sqlite3 begins no "
                 "transaction before one): enqueue before the savepoint, or open the app before it (app.store)"
             )
-        if not _driver(connection).in_transaction:
+        driver = _driver(connection)
+        if not driver.in_transaction:
+            if driver.isolation_level is None:
+                raise InvalidOptions(
+                    "the session given is on an AUTOCOMMIT connection, where nothing can be rolled back: give one "
+                    "whose transaction is real, or leave session= out"
+                )
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     def adopt(self, engine: Engine) -> None:
