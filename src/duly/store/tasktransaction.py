@@ -55,10 +55,10 @@ class _Steps:
         with self._store.guarded():
             self._store.dialect.begin_task(connection, idle=self._idle)
             connection.exec_driver_sql(f"SAVEPOINT {self._savepoint}")
+            now: datetime = connection.execute(select(self._store.dialect.clock)).scalar_one()
         # On this one object, which lives for one checkout: an event that raises would come too late,
         # when SQLAlchemy has taken the transaction for ended.
         vars(connection).update(commit=_refuse, rollback=_refuse)
-        now: datetime = connection.execute(select(self._store.dialect.clock)).scalar_one()
         return now
 
     def record(self, connection: Connection, started_at: datetime, result: bytes | None) -> None:
