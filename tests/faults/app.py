@@ -28,7 +28,7 @@ from duly.store.dialect import postgresql, sqlite
 from duly.worker import supervisor
 from duly.worker.attempt import Attempt
 from duly.worker.executor import Executor
-from duly.worker.services.upkeep import Rescue
+from duly.worker.pump import Pump
 from tests.faults.tasks import CLAIM, duties, note_down, wait_at_gate
 
 AHEAD = "1 hour"
@@ -80,16 +80,17 @@ def watch_locks() -> None:
 
 def hold_up_judges() -> None:
     """Freeze a judge at the worst moment: it has seen that it may judge, and has not looked yet."""
-    look = Rescue.look
+    look = Pump._look_after_the_dead
 
-    def held_up(self: Rescue, connection: Any, judge: str) -> int:
-        note_down("judging", worker=judge)
+    def held_up(self: Pump) -> None:
+        note_down("judging", worker=self.membership.id)
         wait_at_gate("judge")
-        found = look(self, connection, judge)
-        note_down("judged", worker=judge)
-        return found
+        try:
+            look(self)
+        finally:
+            note_down("judged", worker=self.membership.id)
 
-    Rescue.look = held_up  # type: ignore[method-assign]
+    Pump._look_after_the_dead = held_up  # type: ignore[method-assign]
 
 
 # ── mutants ───────────────────────────────────────────────────────────────────────────────────

@@ -289,6 +289,8 @@ def test_a_line_limits_its_waits_for_its_transaction_alone(
             assert connection.exec_driver_sql("SHOW statement_timeout").scalar_one() == "7s"
             idle = connection.exec_driver_sql("SHOW idle_in_transaction_session_timeout").scalar_one()
             assert idle == "9s"
+            for planner in ("enable_seqscan", "enable_sort", "enable_nestloop", "jit"):
+                assert connection.exec_driver_sql(f"SHOW {planner}").scalar_one() == "off", planner
         with line.transaction() as connection:
             driver = connection.connection.driver_connection
         assert driver.execute("SHOW lock_timeout").fetchone() == ("0",)  # type: ignore[union-attr]

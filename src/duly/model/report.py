@@ -12,6 +12,9 @@ from uuid import UUID
 
 from duly.model.states import Outcome
 
+SNOOZED = "snoozed"
+"""The cause of a put-back that the task asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Succeeded:

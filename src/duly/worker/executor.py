@@ -37,7 +37,7 @@ from duly.errors import (
 from duly.model.events import JobPutBack, Notice, SecurityAlert
 from duly.model.job import ClaimedJob
 from duly.model.options import DEFAULTS, Options
-from duly.model.report import Ended, Lost, PutBack, Recorded, Released, Report, Succeeded
+from duly.model.report import SNOOZED, Ended, Lost, PutBack, Recorded, Released, Report, Succeeded
 from duly.model.states import Outcome
 from duly.task.context import Cancellation
 from duly.task.injected import Injected
@@ -299,7 +299,7 @@ class Executor:
                 return Ended(job.id, job.claim, Outcome.CANCELLED, cause, True, attempt.started_at)
             case Snooze():
                 after = None if error.at else error.after or SNOOZE
-                return PutBack(job.id, job.claim, "snoozed", counted=False, after=after, at=error.at)
+                return PutBack(job.id, job.claim, SNOOZED, counted=False, after=after, at=error.at)
             case asyncio.CancelledError() if attempt.cancellation.is_set():
                 return Released(job.id, job.claim)
             case ResultRefused():

@@ -6,11 +6,9 @@ from collections import Counter
 
 from duly.model.events import Emitter, JobEnded, JobPutBack, JobRetried, LeaseWasLost, SecurityAlert
 from duly.model.job import ClaimedJob
-from duly.model.report import Ended, PutBack, Report
+from duly.model.report import SNOOZED, Ended, PutBack, Report
 from duly.model.states import Outcome
 from duly.worker.ticket import Done
-
-SNOOZED = "snoozed"
 
 
 class Herald:
