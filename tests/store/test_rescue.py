@@ -217,12 +217,12 @@ def test_a_forked_child_sees_its_parents_worker_alive_and_leaves_the_lock_to_it(
     let_go()
     assert answer == b"[]"
     assert dead(sqlite) == []
-    assert sqlite.store.dialect._is_dead(worker.name) is False  # type: ignore[attr-defined]
+    assert sqlite.store.dialect.lives.are_over(worker.name) is False  # type: ignore[attr-defined]
 
 
 def test_lock_files_are_private_and_go_with_their_worker(sqlite: Scene) -> None:
     worker = sqlite.worker()
-    file = sqlite.store.dialect._lock_file(worker.name)  # type: ignore[attr-defined]
+    file = sqlite.store.dialect.lives._file(worker.name)  # type: ignore[attr-defined]
     assert file.stat().st_mode & 0o077 == 0
     assert file.parent.stat().st_mode & 0o077 == 0
     worker.die()

@@ -95,12 +95,14 @@ class Loop:
         """Cancel what runs and end the loop; whether it ended in time (a task may swallow its cancellation)."""
         if self._loop is None or self._thread is None:
             return True
-        self._loop.call_soon_threadsafe(self._cancel, list(self._running))
+        with suppress(RuntimeError):  # closed: it has ended since an earlier stop gave up on it
+            self._loop.call_soon_threadsafe(self._cancel, list(self._running))
         until = time.monotonic() + timeout
         while self._running and time.monotonic() < until:
             self._thread.join(0.01)
         self._stopping = True
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(max(0.1, until - time.monotonic()))
         return not self._thread.is_alive() and not self._running
 

@@ -63,7 +63,7 @@ def test_frames_of_duly_that_called_the_task_are_left_out():
         def monotonic(self):
             failing()
 
-    exc = caught(lambda: DatabaseClock(Local()).learn(None, 0))
+    exc = caught(lambda: DatabaseClock(Local()).learn(None))
     ours = exc.__traceback__.tb_next.tb_next  # what a worker catches begins in Duly's own frames
     assert "src/duly/clock.py" in ours.tb_frame.f_code.co_filename
     told = Trouble.of(exc.with_traceback(ours)).traceback
@@ -72,7 +72,7 @@ def test_frames_of_duly_that_called_the_task_are_left_out():
 
 
 def test_a_fault_within_duly_keeps_all_its_frames():
-    exc = caught(lambda: DatabaseClock(None).learn(None, 0))
+    exc = caught(lambda: DatabaseClock(None).learn(None))
     told = Trouble.of(exc.with_traceback(exc.__traceback__.tb_next.tb_next)).traceback
     assert "clock.py" in told
 

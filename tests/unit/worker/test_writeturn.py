@@ -25,7 +25,7 @@ class Spied(WriteTurn):
         changed = self._changed
         real = changed.wait_for
 
-        def wait_for(predicate, timeout=None):  # type: ignore[no-untyped-def]  # noqa: ANN
+        def wait_for(predicate, timeout=None):  # type: ignore[no-untyped-def]
             self.asked.set()
             return real(predicate, timeout)
 
