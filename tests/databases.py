@@ -17,18 +17,24 @@ import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import pytest
+
+from tests import mysql
 from tests.postgresql import Cluster, NoPostgreSQL, binaries, servant
 
 if TYPE_CHECKING:
     import psycopg
 
-Name = Literal["sqlite", "postgresql"]
+Name = Literal["sqlite", "postgresql", "mysql"]
 
-NAMES: tuple[Name, ...] = ("sqlite", "postgresql")
+NAMES: tuple[Name, ...] = ("sqlite", "postgresql", "mysql")
+SERVERS: tuple[Name, ...] = ("postgresql", "mysql")
+"""Those that let two write at a time."""
 OLDEST_SQLITE = (3, 35)
 OLDEST_POSTGRESQL = 13
 ROOT = Path(__file__).parent.parent
@@ -43,8 +49,32 @@ class Database:
     """An empty database for one test."""
 
     name: Name
-    url: str
-    async_url: str
+    address: str
+    asynchronous: str | None
+    bed: mysql.Bed | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def url(self) -> str:
+        """Of the database, with no tables in it."""
+        if self.bed is not None:
+            self.bed.clear()
+        return self.address
+
+    @contextlib.contextmanager
+    def furnished(self) -> Iterator[str]:
+        """The URL, for who makes Duly's tables under their usual names: an earlier test may have left them."""
+        if self.bed is not None:
+            self.bed.furnish()
+        yield self.address
+        if self.bed is not None:
+            self.bed.remember()
+
+    @property
+    def async_url(self) -> str:
+        """For an async engine; the test is skipped where no async driver is installed."""
+        if self.asynchronous is None:
+            pytest.skip("no async driver for mysql is installed (aiomysql, asyncmy)")
+        return self.asynchronous
 
     def rows(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         """Run one statement with the bare driver, on a connection of its own, and commit."""
@@ -54,9 +84,13 @@ class Database:
                 connection,
             ):
                 return connection.execute(sql, parameters).fetchall()
+        if self.name == "mysql":
+            with mysql.connect(self.url) as connection, connection.cursor() as cursor:
+                cursor.execute(sql, parameters or None)
+                return list(cursor.fetchall()) if cursor.description else []
         with connect(self.url) as server:
-            cursor = server.execute(sql, parameters)  # type: ignore[arg-type]
-            return cursor.fetchall() if cursor.description else []
+            found = server.execute(sql, parameters)  # type: ignore[arg-type]
+            return found.fetchall() if found.description else []
 
 
 def connect(url: str) -> psycopg.Connection[Any]:
@@ -102,12 +136,18 @@ class Bench:
         self.guard()
         return Cluster.create(self.folder / name, programs or binaries())
 
-    def server(self) -> dict[str, str]:
-        """The PostgreSQL of this run: found or started by whoever asks first."""
-        noted = self.folder / "server.json"
+    def own_mysql(self, name: str) -> mysql.Server:
+        """A started MariaDB or MySQL in this folder."""
+        self.guard()
+        return mysql.Server.create(self.folder / name)
+
+    def server(self, name: str = "postgresql") -> dict[str, str]:
+        """The PostgreSQL or MySQL of this run: found or started by whoever asks first."""
+        noted = self.noted(name)
+        find = {"postgresql": self._find_or_start, "mysql": self._find_or_start_mysql}[name]
         with self.locked():
             if not noted.exists():
-                noted.write_text(json.dumps(self._find_or_start()))
+                noted.write_text(json.dumps(find()))
         server: dict[str, str] = json.loads(noted.read_text())
         if "missing" in server:
             raise Missing(server["missing"])
@@ -130,6 +170,22 @@ class Bench:
         except (Missing, NoPostgreSQL) as reason:
             return {"missing": str(reason)}
 
+    def noted(self, name: str) -> Path:
+        """Where it is said which server the run uses."""
+        return self.folder / f"{name}.json"
+
+    def _find_or_start_mysql(self) -> dict[str, str]:
+        try:
+            if url := os.environ.get("DULY_TEST_MYSQL"):
+                return {"url": url, "version": mysql.look_at(url), "origin": "DULY_TEST_MYSQL"}
+            url = f"mysql+pymysql://root@127.0.0.1:3306/mysql?{mysql.PLAIN}"
+            with contextlib.suppress(mysql.NoMySQL):
+                return {"url": url, "version": mysql.look_at(url), "origin": "running server 127.0.0.1:3306"}
+            server = self.own_mysql("mysql")
+            return {"url": server.url, "version": mysql.look_at(server.url), "origin": "own server"}
+        except mysql.NoMySQL as reason:
+            return {"missing": str(reason)}
+
     def guard(self) -> None:
         """Start the process that sweeps when the run was killed. Once; any process of the run may."""
         with contextlib.suppress(FileExistsError):
@@ -142,7 +198,11 @@ class Bench:
 
     def processes(self) -> set[int]:
         """The processes of the bench itself: the guard and the servers."""
-        notes = [self.folder / "guarded", *self.folder.glob("*/data/postmaster.pid")]
+        notes = [
+            self.folder / "guarded",
+            *self.folder.glob("*/data/postmaster.pid"),
+            *self.folder.glob("*/pid"),
+        ]
         found = set()
         for note in notes:
             with contextlib.suppress(FileNotFoundError, ValueError):
@@ -151,12 +211,16 @@ class Bench:
 
     def sweep(self) -> None:
         """Stop what runs, drop what was made, remove the folder."""
-        noted = self.folder / "server.json"
-        server = json.loads(noted.read_text()) if noted.exists() else {}
         for data in self.folder.glob("*/data"):
-            Cluster.found(data.parent).remove()
-        if "url" in server and not server["origin"].startswith("own cluster"):
-            drop_databases(server["url"], self.prefix)
+            if (data.parent / "programs").exists():
+                Cluster.found(data.parent).remove()
+            else:
+                mysql.Server(data.parent).remove()
+        for name, drop in (("postgresql", drop_databases), ("mysql", mysql.drop_databases)):
+            noted = self.noted(name)
+            server = json.loads(noted.read_text()) if noted.exists() else {}
+            if "url" in server and not server["origin"].startswith("own "):
+                drop(server["url"], self.prefix)
         shutil.rmtree(self.folder, ignore_errors=True)
         if self._alive is not None:
             os.close(self._alive)
@@ -273,6 +337,32 @@ class PostgreSQL:
         self._own.close()
 
 
+class MySQL:
+    """One database on the run's MariaDB or MySQL, emptied for each test that asks for it."""
+
+    def __init__(self, bench: Bench, label: str) -> None:
+        server = bench.server("mysql")
+        if not server["origin"].startswith("own "):
+            bench.guard()
+        self._bed = mysql.Bed(server["url"], f"{bench.prefix}_{label}")
+        driver = next((name for name in ("asyncmy", "aiomysql") if find_spec(name)), None)
+        asynchronous = driver and self._bed.url.replace("pymysql", driver, 1).partition("?")[0]
+        self.database = Database("mysql", self._bed.url, asynchronous, self._bed)
+
+    def empty(self) -> Database:
+        """The database, with nothing in it and nobody else connected."""
+        self._bed.empty()
+        return self.database
+
+    def strangers(self, patience: float = 2.0) -> list[str]:
+        """Who else is connected."""
+        return self._bed.strangers(patience)
+
+    def close(self) -> None:
+        """Leave the database; the sweep drops it."""
+        self._bed.close()
+
+
 OTHERS = """
 FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
@@ -288,17 +378,24 @@ class Databases:
     def __init__(self, bench: Bench, worker: str) -> None:
         self.bench = bench
         self.worker = worker
-        self._made: dict[str, PostgreSQL] = {}
+        self._postgresql: dict[str, PostgreSQL] = {}
+        self._mysql: dict[str, MySQL] = {}
 
     def postgresql(self, label: str = "") -> PostgreSQL:
-        """The process's database of that label, made when first asked for."""
-        if label not in self._made:
-            self._made[label] = PostgreSQL(self.bench, self.worker + label)
-        return self._made[label]
+        """The process's PostgreSQL database of that label, made when first asked for."""
+        if label not in self._postgresql:
+            self._postgresql[label] = PostgreSQL(self.bench, self.worker + label)
+        return self._postgresql[label]
+
+    def mysql(self, label: str = "") -> MySQL:
+        """The same on MySQL."""
+        if label not in self._mysql:
+            self._mysql[label] = MySQL(self.bench, self.worker + label)
+        return self._mysql[label]
 
     def close(self) -> None:
         """Leave all databases."""
-        for made in self._made.values():
+        for made in (*self._postgresql.values(), *self._mysql.values()):
             made.close()
 
 
@@ -316,7 +413,11 @@ def check_sqlite() -> str:
 
 def require(bench: Bench) -> str | None:
     """What is wrong with the databases that must be there; None when nothing is."""
-    checks: dict[str, Callable[[], object]] = {"sqlite": check_sqlite, "postgresql": bench.server}
+    checks: dict[str, Callable[[], object]] = {
+        "sqlite": check_sqlite,
+        "postgresql": bench.server,
+        "mysql": lambda: bench.server("mysql"),
+    }
     for name in required():
         if name not in checks:
             return f"DULY_TEST_REQUIRE names {name!r}; known are {', '.join(NAMES)}"

@@ -7,6 +7,7 @@ from duly.errors import Cancel, DulyError, Retry, Snooze
 from duly.model.retry import Backoff
 from duly.model.states import Outcome, State
 from duly.task import Call, Context, Job, JobHandle, Task, Tasks, given
+from duly.worker.assignment import Pool
 
 __all__ = [
     "Backoff",
@@ -18,6 +19,7 @@ __all__ = [
     "Job",
     "JobHandle",
     "Outcome",
+    "Pool",
     "Retry",
     "Snooze",
     "State",

@@ -22,13 +22,14 @@ from duly.envelope.seal import Sealer
 from duly.errors import ConfigurationError, DatabaseBusy, DeclarationError, SchemaError, SettingsError
 from duly.manage.desk import Desk
 from duly.manage.manage import Manage
-from duly.model.events import Emitter
+from duly.model.events import Emitter, Notice
 from duly.model.ids import job_id
 from duly.model.names import check_name
 from duly.model.options import DEFAULTS, Options, QueueOptions
-from duly.settings import Settings
+from duly.settings import Notifying, Settings
 from duly.task.handle import JobHandle
 from duly.task.tasks import RouterOptions, Tasks
+from duly.worker.assignment import Pool, assign
 from duly.worker.drain import drain, run_now
 from duly.worker.queues import EVERYTHING, Selection
 from duly.worker.ready import check_injections
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from duly.task.task import Task
 
 R = TypeVar("R")
+_PLAIN = "DULY_KEYS is not set, so envelopes are plain; `duly keys new` makes a key"
 _QUEUE_OPTIONS = tuple(QueueOptions.__annotations__)
 
 
@@ -171,8 +173,10 @@ class Duly(Tasks):
         if engine is None:
             engine = self._engine = make_engine(self.settings.database_url)
         names = Names(self.settings.prefix, self.settings.schema)
-        if names.schema is not None and engine.dialect.name == "sqlite":
-            raise SettingsError("schema= is for PostgreSQL; SQLite has none, use prefix=")
+        if names.schema is not None and engine.dialect.name != "postgresql":
+            raise SettingsError(
+                "schema= is for PostgreSQL; elsewhere use prefix= (SQLite has none, on MySQL it is the URL's database)"
+            )
         return Store(engine, names, self._clock, async_engine=self._async_engine)
 
     @staticmethod
@@ -251,27 +255,29 @@ class Duly(Tasks):
         *,
         queues: Sequence[str] = EVERYTHING,
         processes: int | None = None,
+        pools: Sequence[Pool] | None = None,
         threads: int | None = None,
         grace: float | None = None,
+        max_jobs: int | None = None,
+        max_memory: int | None = None,
         until_empty: bool = False,
     ) -> int:
         """Run workers in processes of their own until a signal says to stop: what ``duly work`` does.
 
-        For the main thread. What is None comes from the settings; *grace* is in seconds. Returns 0 when
-        all workers left cleanly, 1 when some were cut off. With *until_empty* they leave when nothing
-        is left to do.
+        For the main thread. *processes* of them serve *queues*, or else *pools* say how many serve which.
+        What is None comes from the settings; *grace* is in seconds, *max_memory* in MiB. Returns 0 when all
+        workers left cleanly, 1 when some were cut off. With *until_empty* they leave when nothing is left to do.
         """
+        if pools is not None and (processes is not None or tuple(queues) != EVERYTHING):
+            raise SettingsError("supervise() takes pools=, or queues= and processes=, not both")
+        asked = self.settings.asked(
+            processes=processes, threads=threads, grace=grace, max_jobs=max_jobs, max_memory=max_memory
+        )
+        assignments = assign(asked, [Pool(queues, asked.processes)] if pools is None else pools, until_empty)
         self.check_ready()
-        settings = self.settings
-        return Supervisor(
-            self,
-            Selection(queues),
-            processes=processes or settings.processes,
-            threads=threads or settings.threads,
-            coroutines=settings.coroutines,
-            grace=settings.grace if grace is None else grace,
-            until_empty=until_empty,
-        ).run()
+        if self.sealer.key_id is None:
+            self.emitter.emit(Notice(_PLAIN, "info"))
+        return Supervisor(self, assignments, notifying=Notifying.read()).run()
 
     # ── tests ─────────────────────────────────────────────────────────────────────────────────
 

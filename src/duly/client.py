@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from duly.envelope.arguments import Limits, SealedOptions
 from duly.envelope.seal import Sealer
-from duly.errors import DatabaseUnavailable, IdTaken, InvalidOptions, UnknownKey
+from duly.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable, IdTaken, InvalidOptions, UnknownKey
 from duly.model.ids import new_id
 from duly.model.job import JobStatus, NewJob
 from duly.model.options import Options
@@ -41,7 +41,7 @@ R = TypeVar("R")
 _EARLIEST, _LATEST = datetime(1000, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 TRIES = 3
-"""How often an enqueue of our own is sent when its reply was lost. The id makes it one job."""
+"""How often an enqueue of our own is sent when its reply was lost or it met a deadlock. The id makes it one job."""
 
 
 class Home(Protocol):
@@ -219,8 +219,8 @@ class Client:
             try:
                 with store.writing() as connection:
                     insert(connection, repeated=n > 1)
-            except DatabaseUnavailable:
-                if n == TRIES:
+            except DatabaseError as error:
+                if n == TRIES or not _worth_repeating(error):
                     raise
             else:
                 return
@@ -243,8 +243,8 @@ class Client:
             try:
                 async with store.writing_async() as connection:
                     await connection.run_sync(functools.partial(insert, repeated=n > 1))
-            except DatabaseUnavailable:
-                if n == TRIES:
+            except DatabaseError as error:
+                if n == TRIES or not _worth_repeating(error):
                     raise
             else:
                 return
@@ -282,6 +282,11 @@ def _times(options: Options, now: datetime, task: str) -> tuple[datetime, dateti
     if expires_at <= run_at:
         raise InvalidOptions(f"{task}: it would expire before it is due (run_at {run_at.isoformat()})")
     return run_at, expires_at
+
+
+def _worth_repeating(error: DatabaseError) -> bool:
+    """A lost reply, or a deadlock that was resolved at our cost; a lock that was waited for in vain is neither."""
+    return isinstance(error, DatabaseUnavailable) or (isinstance(error, DatabaseBusy) and error.repeat)
 
 
 def _content(task: str, queue: str, principal: str | None, body: bytes) -> bytes:

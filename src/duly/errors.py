@@ -36,6 +36,9 @@
     ├── Snooze                      put back for later (uses no attempt)
     └── Cancel                      end the job as cancelled
 
+    AttemptStopped                  raised *in a task* by its worker; ``except Exception`` lets it pass
+    └── TimeLimit                   its max_run_time is over
+
 The docstring of each says what it means and what to do; messages name the value at fault.
 """
 
@@ -103,6 +106,11 @@ class DatabaseUnavailable(DatabaseError):
 
 class DatabaseBusy(DatabaseError):
     """A lock was not granted in time, or the database asked to repeat the transaction. Nothing was written."""
+
+    def __init__(self, message: str, *, repeat: bool = False) -> None:
+        super().__init__(message)
+        self.repeat = repeat
+        """The database has undone the transaction, to resolve a deadlock or a conflict: repeat it at once."""
 
 
 # ── what a handle says of its job ─────────────────────────────────────────────────────────────
@@ -229,3 +237,28 @@ class Cancel(Interruption):
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+# ── raised in a task ──────────────────────────────────────────────────────────────────────────
+
+
+class AttemptStopped(BaseException):
+    """Raised *in* a running sync task by its worker: the job was cancelled, or is no longer this worker's.
+
+    Not an ``Exception``, so that a loop with ``except Exception`` does not go on regardless. Catch it to
+    tidy up, for some seconds at most, and raise it again; a task that returns instead has succeeded.
+    """
+
+    def __init__(self, reason: str = "the attempt was stopped") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class TimeLimit(AttemptStopped):
+    """Raised *in* a running task when its ``max_run_time`` is over. The attempt has failed, and is counted.
+
+    An async task is cancelled instead, at its next ``await``.
+    """
+
+    def __init__(self, reason: str = "the attempt is over its max_run_time") -> None:
+        super().__init__(reason)

@@ -10,7 +10,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,13 @@ class Settings:
     arguments_depth how deep arguments may nest                                32
     lease          how long claims stand without a heartbeat                   15
     beat           how often a worker shows that it lives                      a third of lease
-    poll           how long an idle worker waits at most before it looks again 0.25
+    poll           how long an idle worker waits where nothing wakes it        0.25
     grace          how long running jobs may go on after the first TERM        25
     processes      workers of a supervisor                                     1
     threads        sync jobs that a worker runs at a time                      5
     coroutines     async jobs that a worker runs at a time                     100
+    max_jobs       after how many jobs a worker leaves and is replaced         0: never
+    max_memory     the same with more than so many MiB in memory               0: never
     ============== =========================================================== ================
     """
 
@@ -60,6 +62,8 @@ class Settings:
     processes: int = 1
     threads: int = 5
     coroutines: int = 100
+    max_jobs: int = 0
+    max_memory: int = 0
 
     @classmethod
     def read(cls, *, pyproject: Path | None = None, **arguments: Any) -> Settings:
@@ -88,6 +92,16 @@ class Settings:
         if faults:
             raise SettingsError("; ".join(faults))
         return cls(**values)
+
+    def asked(self, **arguments: Any) -> Settings:
+        """These, but for the *arguments* that are not None."""
+        values: dict[str, Any] = {}
+        for name, value in arguments.items():
+            try:
+                values |= {} if value is None else {name: _CHECKS[name](value)}
+            except (TypeError, ValueError) as fault:
+                raise SettingsError(f"{name}: {fault}") from None
+        return replace(self, **values)
 
 
 _ENV = "DULY_"
@@ -182,7 +196,27 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "processes": _whole(1, 256),
     "threads": _whole(1, 1000),
     "coroutines": _whole(1, 10_000),
+    "max_jobs": _whole(0, 1_000_000_000),
+    "max_memory": _whole(0, 1_048_576),
 }
 
 if set(_CHECKS) != {f.name for f in fields(Settings)}:  # pragma: no cover - a slip of ours, seen at import
     raise RuntimeError("every setting needs a check")
+
+
+@dataclass(frozen=True, slots=True)
+class Notifying:
+    """How systemd wants to hear of a service (``Type=notify``, ``WatchdogSec=``): what it sets, and no user does."""
+
+    socket: str = ""
+    """Where datagrams go; a name that begins with ``@`` is an abstract one. Empty: nobody asks."""
+    watchdog: float | None = None
+    """Within how many seconds the next sign of life must come."""
+
+    @classmethod
+    def read(cls) -> Notifying:
+        """As the environment says it for this very process."""
+        said = os.environ
+        micros, meant = said.get("WATCHDOG_USEC", ""), said.get("WATCHDOG_PID", str(os.getpid()))
+        watched = micros.isdecimal() and int(micros) > 0 and meant == str(os.getpid())
+        return cls(said.get("NOTIFY_SOCKET", ""), int(micros) / 1_000_000 if watched else None)

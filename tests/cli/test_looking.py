@@ -15,15 +15,16 @@ import pytest
 
 from tests.cli.conftest import Shop
 
+AGO = {
+    "postgresql": "now() - interval '10 min'",
+    "sqlite": "datetime('now', '-600 seconds')",
+    "mysql": "UTC_TIMESTAMP(6) - INTERVAL 600 SECOND",
+}
+
 
 def silence(shop: Shop) -> None:
     """Let the jobs that wait look as if they had waited for ten minutes."""
-    ago = (
-        "now() - interval '10 min'"
-        if shop.database.name == "postgresql"
-        else "datetime('now', '-600 seconds')"
-    )
-    shop.database.rows(f"UPDATE duly_jobs SET run_at = {ago} WHERE state = 'available'")
+    shop.database.rows(f"UPDATE duly_jobs SET run_at = {AGO[shop.database.name]} WHERE state = 'available'")
 
 
 def fail(shop: Shop, text: str = "x") -> str:
@@ -49,11 +50,20 @@ def test_status_counts_queues_and_outcomes(migrated: Shop) -> None:
         tasks.send_welcome.enqueue(user)
     tasks.charge.using(run_in=3600).enqueue(1)
     out = migrated.duly("status").out
-    assert re.search(r"^mail +0 +3 +0 +\S+s$", out, re.MULTILINE)
-    assert re.search(r"^money +1 +0 +0 +-$", out, re.MULTILINE)
+    assert re.search(r"^mail +0 +3 +0 +0 +\S+s$", out, re.MULTILINE)
+    assert re.search(r"^money +1 +0 +0 +0 +-$", out, re.MULTILINE)
     assert re.search(r"Succeeded +Failed +Expired.*\n.*\n +0 +1 +0", out)
     assert "Took more than one attempt: 1. Were rescued: 0." in out
     assert max(map(len, out.splitlines()[1:])) <= 80  # the first line is the URL
+
+
+def test_status_and_clear_know_suspects(migrated: Shop) -> None:
+    migrated.tasks().send_welcome.enqueue(1)
+    migrated.database.rows("UPDATE duly_jobs SET state = 'suspect', deaths = 1")
+    assert re.search(r"^mail +0 +0 +0 +1 +-$", migrated.duly("status").out, re.MULTILINE)
+    told = migrated.duly("status", "--json").json
+    assert (told["states"]["suspect"], told["queues"][0]["suspect"]) == (1, 1)
+    assert migrated.duly("clear", "--queue", "mail", "--yes").out == "cancelled 1 waiting job in queue mail\n"
 
 
 STATUS_KEYS = ["database", "enqueued", "states", "outcomes", "retried", "rescued", "queues", "workers"]
@@ -67,7 +77,7 @@ def test_status_as_json_has_its_documented_keys(migrated: Shop) -> None:
     assert answer.json["states"] == {"scheduled": 0, "available": 1, "running": 0, "suspect": 0}
     assert set(answer.json["outcomes"].values()) == {0}
     [queue] = answer.json["queues"]
-    assert list(queue) == ["name", "scheduled", "available", "running", "oldest_seconds"]
+    assert list(queue) == ["name", "scheduled", "available", "running", "suspect", "oldest_seconds"]
     assert 0 <= queue["oldest_seconds"] < 60
 
 
@@ -129,12 +139,7 @@ def test_check_names_the_queue_that_waits_too_long(migrated: Shop) -> None:
 
 def test_check_counts_a_job_that_is_due_and_that_no_worker_has_made_available(migrated: Shop) -> None:
     migrated.tasks().send_welcome.using(run_in=3600).enqueue(1)
-    ago = (
-        "now() - interval '10 min'"
-        if migrated.database.name == "postgresql"
-        else "datetime('now', '-600 seconds')"
-    )
-    migrated.database.rows(f"UPDATE duly_jobs SET run_at = {ago}")
+    migrated.database.rows(f"UPDATE duly_jobs SET run_at = {AGO[migrated.database.name]}")
     answer = migrated.duly("check", "--max-age", "300")
     assert (answer.code, "LATE: in queue mail" in answer.out) == (1, True)
 

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 from tests.cli.conftest import Shop
 
@@ -67,6 +68,33 @@ def test_work_runs_until_told_to_stop_and_is_seen_in_the_status(migrated: Shop) 
     assert (worker["silent_seconds"] is None) == (migrated.database.name == "sqlite")
     assert worker["id"] in shown
     assert max(map(len, shown.splitlines()[1:])) <= 80  # the first line is the URL
+
+
+def test_processes_have_titles(migrated: Shop) -> None:
+    """Which app, which queues: nothing that was given on the command line."""
+    pools = ("--pool", "mail:1", "--pool", "mon*,default:1")
+    with migrated.start("work", *pools, "--log-format", "json") as process:
+        try:
+            for _ in range(2):
+                list(lines_until(process, '"role": "worker"'))
+            titles = {title(process.pid), *(title(worker["pid"]) for worker in workers(migrated))}
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert titles == {
+        "duly: supervisor shop.tasks:jobs", "duly: worker mail", "duly: worker mon*,default",
+    }  # fmt: skip
+
+
+def title(pid: int) -> str:
+    """What ``ps`` shows of a process."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes().decode().rstrip("\0")
+
+
+def workers(shop: Shop) -> list[dict[str, int]]:
+    found: list[dict[str, int]] = shop.duly("status", "--json").json["workers"]
+    return found
 
 
 def test_a_log_of_work_holds_neither_arguments_nor_messages_of_exceptions(migrated: Shop) -> None:

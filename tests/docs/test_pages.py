@@ -10,7 +10,7 @@ import pytest
 from tests.docs.pages import ROOT, RUNNABLE, Page, pages
 from tests.docs.stage import Stage, assert_says
 
-POSTGRESQL = "postgresql://shop:secret@db/shop"
+SERVERS = {"postgresql://shop:secret@db/shop": "postgresql", "mysql://shop:secret@db/shop": "mysql"}
 """What pages write; the tests put a database of their own in its place."""
 
 
@@ -22,9 +22,10 @@ RUN_HERE = [page for page in pages() if page.name not in RUN_ELSEWHERE]
 @pytest.mark.parametrize("page", [p for p in RUN_HERE if p.blocks], ids=lambda page: page.name)
 def test_every_block_of_the_page_runs(page: Page, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     substitutes = {}
-    if POSTGRESQL in page.text:
-        database: Any = request.getfixturevalue("postgresql_database")
-        substitutes[POSTGRESQL] = str(database.url)
+    for url, name in SERVERS.items():
+        if url in page.text:
+            database: Any = request.getfixturevalue(f"{name}_database")
+            substitutes[url] = str(database.url)
     with Stage(page, tmp_path, substitutes) as stage:
         for block in page.blocks:
             if block.not_run is None:

@@ -164,7 +164,7 @@ def test_the_drawn_tree_is_the_one_of_the_classes() -> None:
 
 
 def test_what_each_error_means_is_its_docstring() -> None:
-    groups = (*errors.DulyError.__subclasses__(), errors.Interruption)
+    groups = (*errors.DulyError.__subclasses__(), errors.Interruption, errors.AttemptStopped)
     for group in groups:
         if group.__module__ != "duly.errors":
             continue

@@ -5,8 +5,13 @@
 ``DULY_TEST_SKEW``      seconds by which this process's own clock is wrong
 ``DULY_TEST_PATIENT``   1: the supervisor starts a child again at once, however often one is killed
 ``DULY_TEST_JUDGE``     1: a worker that is about to judge others writes it down and waits at the gate ``judge``
+``DULY_TEST_FRAIL``     1: a worker of the queue ``frail`` dies when it starts
+``DULY_TEST_UNWILLING`` 1: no worker can work until the gate ``willing`` is open
+``DULY_TEST_WATCH_CONNECTIONS`` 1: who makes connections, and who uses them, is written down
+``DULY_TEST_DEAF``      after how many seconds an attempt that does not stop is given up
 ``DULY_TEST_MUTANT``    a rule of the protocol that is broken here, to see that the checker notices:
-                        ``unfenced-finish``, ``effect-outside`` (in ``tasks.py``), ``own-clock``
+                        ``unfenced-finish``, ``effect-outside`` (in ``tasks.py``), ``own-clock``,
+                        ``blame-anyway``, ``blame-all``
 
 None of these is known to ``src``.
 """
@@ -15,23 +20,29 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import Pool
 
 from duly import Duly
 from duly.clock import Clock
-from duly.errors import DatabaseBusy
+from duly.errors import DatabaseBusy, SettingsError
 from duly.store import ledger
-from duly.store.dialect import postgresql, sqlite
-from duly.worker import supervisor
+from duly.store.dialect import mysql, postgresql, sqlite
+from duly.worker import slot, watch
 from duly.worker.attempt import Attempt
+from duly.worker.duties import Duties
 from duly.worker.executor import Executor
+from duly.worker.pool import Threads
 from duly.worker.pump import Pump
-from tests.faults.tasks import CLAIM, duties, note_down, wait_at_gate
+from tests.faults.tasks import CLAIM, aduties, duties, note_down, wait_at_gate
+from tests.faults.unruly import unruly
 
 AHEAD = "1 hour"
+IMPORTED_BY = os.getpid()
 
 
 class WrongClock(Clock):
@@ -80,17 +91,57 @@ def watch_locks() -> None:
 
 def hold_up_judges() -> None:
     """Freeze a judge at the worst moment: it has seen that it may judge, and has not looked yet."""
-    look = Pump._look_after_the_dead
+    look = Duties._look_after_the_dead
 
-    def held_up(self: Pump) -> None:
-        note_down("judging", worker=self.membership.id)
+    def held_up(self: Duties) -> bool:
+        worker = self._standing.membership.id
+        note_down("judging", worker=worker)
         wait_at_gate("judge")
         try:
-            look(self)
+            return look(self)
         finally:
-            note_down("judged", worker=self.membership.id)
+            note_down("judged", worker=worker)
 
-    Pump._look_after_the_dead = held_up  # type: ignore[method-assign]
+    Duties._look_after_the_dead = held_up  # type: ignore[method-assign]
+
+
+def be_frail() -> None:
+    """A worker that dies at its start, by no job's fault."""
+    run = Pump.run
+
+    def frail(self: Pump, *given: Any) -> bool:
+        if str(self._queues) == "frail":
+            note_down("frail")
+            os._exit(9)
+        return run(self, *given)
+
+    Pump.run = frail  # type: ignore[method-assign]
+
+
+def be_unwilling() -> None:
+    """A worker that cannot work, as with settings that are wrong on this machine alone."""
+    run = Pump.run
+
+    def unwilling(self: Pump, *given: Any) -> bool:
+        if not Path(os.environ["DULY_TEST_GATES"], "willing").exists():
+            raise SettingsError("the test says no")
+        return run(self, *given)
+
+    Pump.run = unwilling  # type: ignore[method-assign]
+
+
+def watch_connections() -> None:
+    """Every connection of the engine, and every use of it, with the process."""
+
+    def made(connection: Any, record: Any) -> None:
+        record.info["made_by"] = os.getpid()
+        note_down("connected")
+
+    def used(connection: Any, record: Any, proxy: Any) -> None:
+        note_down("used", made_by=record.info["made_by"])
+
+    event.listen(Pool, "connect", made)
+    event.listen(Pool, "checkout", used)
 
 
 # ── mutants ───────────────────────────────────────────────────────────────────────────────────
@@ -101,7 +152,7 @@ def finish_unfenced() -> None:
 
     def finish(self: Any, connection: Any, worker: str, job: Any, *, started_at: Any, result: Any) -> None:
         jobs = self.tables.jobs
-        row = connection.execute(delete(jobs).where(jobs.c.id == job.id).returning(*jobs.c)).one_or_none()
+        row = self.dialect.remove_one(connection, jobs, jobs.c.id == job.id)
         if row is None:
             return
         connection.execute(
@@ -116,19 +167,41 @@ def finish_unfenced() -> None:
 
 def go_by_own_clock() -> None:
     """The worker's statements go by its own clock, which is an hour ahead."""
-    right = postgresql.CLOCK
     wrong = f"(SELECT clock_timestamp() + interval '{AHEAD}')"
-    postgresql.CLOCK = wrong
-    postgresql._FREE = postgresql._FREE.replace(right, wrong)
-    column = postgresql._CLOCK
-    ahead = (column + timedelta(hours=1)).self_group()
+    postgresql.sql.FREE = postgresql.sql.FREE.replace(postgresql.sql.CLOCK, wrong)
+    postgresql.sql.CLOCK = wrong
+    ahead = (postgresql._CLOCK + timedelta(hours=1)).self_group()
     postgresql._CLOCK = ahead  # type: ignore[assignment]
-    sqlite_right = sqlite.CLOCK
-    sqlite.CLOCK = sqlite_right.replace("'now'", f"'now', '+{AHEAD}'")
-    sqlite._CLOCK = sqlite.literal_column(sqlite.CLOCK, sqlite.Instant)
+    sqlite.sql.CLOCK = sqlite.sql.CLOCK.replace("'now'", f"'now', '+{AHEAD}'")
+    sqlite._CLOCK = sqlite.literal_column(sqlite.sql.CLOCK, sqlite.Instant)
+    mysql.sql.CLOCK = f"({mysql.sql.CLOCK} + INTERVAL {AHEAD})"
+    mysql._CLOCK = mysql.literal_column(mysql.sql.CLOCK, mysql.Instant)
+
+
+def blame_anyway() -> None:
+    """A supervisor takes its own kill for a death."""
+
+    def cause_of_death(self: slot.Child, code: int) -> str | None:
+        return f"killed by {-code}" if code < 0 else None
+
+    slot.Child.cause_of_death = cause_of_death  # type: ignore[method-assign]
+
+
+def blame_all() -> None:
+    """The black box notes what is handed to the lanes, not what starts."""
+    honest = Threads.hand_over
+
+    def hand_over(self: Threads, tickets: Any) -> None:
+        for place, ticket in enumerate(tickets):
+            self._blackbox.enter(1 + place % 10, ticket.job)
+        honest(self, tickets)
+
+    Threads.hand_over = hand_over  # type: ignore[method-assign]
 
 
 MUTANTS = {
+    "blame-anyway": blame_anyway,
+    "blame-all": blame_all,
     "unfenced-finish": finish_unfenced,
     "own-clock": go_by_own_clock,
     "effect-outside": lambda: None,
@@ -140,15 +213,25 @@ watch_starts()
 watch_locks()
 if mutant := os.environ.get("DULY_TEST_MUTANT"):
     MUTANTS[mutant]()
+if deaf := os.environ.get("DULY_TEST_DEAF"):
+    watch.DEAF = float(deaf)
 if os.environ.get("DULY_TEST_JUDGE"):
     hold_up_judges()
+if os.environ.get("DULY_TEST_FRAIL"):
+    be_frail()
+if os.environ.get("DULY_TEST_UNWILLING"):
+    be_unwilling()
+if os.environ.get("DULY_TEST_WATCH_CONNECTIONS"):
+    watch_connections()
 if os.environ.get("DULY_TEST_PATIENT"):
-    supervisor.LIVED_A_WHILE = 0.0
+    slot.LIVED_A_WHILE = -1.0
 
 url = os.environ["DULY_DATABASE_URL"]
+ASYNC = not url.startswith("mysql")
 jobs = Duly(
     url,
-    async_engine=create_async_engine(url.replace("sqlite:", "sqlite+aiosqlite:")),
+    async_engine=create_async_engine(url.replace("sqlite:", "sqlite+aiosqlite:")) if ASYNC else None,
     clock=WrongClock(),
-    include=[duties],
+    include=[duties, unruly, *([aduties] if ASYNC else [])],
+    queues={"frail": {}, "mail": {}, "reports": {}},
 )

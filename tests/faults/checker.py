@@ -222,5 +222,5 @@ def lines(journal: Path) -> list[dict[str, Any]]:
 
 def _seconds(moment: datetime | str) -> float:
     if isinstance(moment, str):
-        moment = datetime.fromisoformat(moment).replace(tzinfo=UTC)
-    return moment.timestamp()
+        moment = datetime.fromisoformat(moment)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

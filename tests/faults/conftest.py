@@ -1,4 +1,4 @@
-"""The ground of fault tests: on both databases, or on a PostgreSQL of the test's own."""
+"""The ground of fault tests: on each database, or on a server of the test's own."""
 
 from __future__ import annotations
 
@@ -7,10 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.databases import Database
-from tests.faults.ground import Ground
+from tests.databases import SERVERS, Database, Name
+from tests.faults.ground import LONG, Ground
 from tests.faults.terminal import Zygote
+from tests.mysql import Server
 from tests.postgresql import Cluster
+
+ABOUT_PROCESSES = {"test_deaths", "test_isolated", "test_limits", "test_signals", "test_supervisor"}
+"""Modules in which the database is hardly asked: the short form runs them on an embedded one and on one server."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    spared = pytest.mark.skip(reason="processes on a second kind of server: DULY_TEST_FAULTS=long")
+    for item in items:
+        if isinstance(item, pytest.Function) and item.module.__name__.split(".")[-1] in ABOUT_PROCESSES:
+            spec = getattr(item, "callspec", None)
+            if not LONG and spec is not None and "mysql" in spec.params.values():
+                item.add_marker(spared)
 
 
 @pytest.fixture(scope="session")
@@ -31,8 +44,14 @@ def _ground(database: Database, folder: Path, zygote: Zygote) -> Iterator[Ground
 
 @pytest.fixture
 def ground(zygote: Zygote, database: Database, tmp_path: Path) -> Iterator[Ground]:
-    """On SQLite and on PostgreSQL."""
+    """On each database."""
     yield from _ground(database, tmp_path, zygote)
+
+
+@pytest.fixture(params=SERVERS)
+def on_server(request: pytest.FixtureRequest, zygote: Zygote, tmp_path: Path) -> Iterator[Ground]:
+    """On each database whose workers show by heartbeats that they live."""
+    yield from _ground(request.getfixturevalue(f"{request.param}_database"), tmp_path, zygote)
 
 
 @pytest.fixture
@@ -47,9 +66,16 @@ def on_sqlite(zygote: Zygote, sqlite_database: Database, tmp_path: Path) -> Iter
     yield from _ground(sqlite_database, tmp_path, zygote)
 
 
+@pytest.fixture(params=SERVERS)
+def private_server(request: pytest.FixtureRequest) -> Cluster | Server:
+    """A server that the test may stop and kill."""
+    found: Cluster | Server = request.getfixturevalue(f"private_{request.param}")
+    return found
+
+
 @pytest.fixture
-def on_private(zygote: Zygote, private_postgresql: Cluster, tmp_path: Path) -> Iterator[Ground]:
-    """On a PostgreSQL that the test may stop and kill."""
-    yield from _ground(
-        Database("postgresql", private_postgresql.url, private_postgresql.url), tmp_path, zygote
-    )
+def on_private(zygote: Zygote, private_server: Cluster | Server, tmp_path: Path) -> Iterator[Ground]:
+    """On that server."""
+    name: Name = "postgresql" if isinstance(private_server, Cluster) else "mysql"
+    url = private_server.url
+    yield from _ground(Database(name, url, url if name == "postgresql" else None), tmp_path, zygote)

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pymysql
 from sqlalchemy.orm import Session
 
 from duly import Duly
 from duly.task.call import Call
-from tests.databases import Database, connect
+from tests import mysql
+from tests.databases import OTHERS, Database, connect
 from tests.faults import checker
 from tests.faults.checker import Books
-from tests.faults.tasks import EFFECTS, duties
+from tests.faults.tasks import EFFECTS, aduties, aeffect, duties, effect
 from tests.faults.terminal import PATIENCE, Terminal, Zygote, environment_of, until
+from tests.faults.unruly import unruly
 
 LONG = os.environ.get("DULY_TEST_FAULTS") == "long"
 """Whether the long form was asked for (``DULY_TEST_FAULTS=long``): more jobs, more kills, more seconds."""
@@ -37,9 +40,11 @@ class Ground:
         self._zygote = zygote
         self._terminals: list[Terminal] = []
         self._bystanders: set[int] = set()
-        if database.name == "postgresql":
+        self.aeffect: Any = effect if database.name == "mysql" else aeffect
+        """The async one, where there is an async engine."""
+        if database.name != "sqlite":
             self._bystanders = set(self.sessions())
-        self.app = Duly(database.url, include=[duties])
+        self.app = Duly(database.url, include=[duties, aduties, unruly])
         self.app.migrate()
         assert self.app.store.installation  # opened: so close() closes what migrate() has opened
         database.rows(EFFECTS)
@@ -53,7 +58,7 @@ class Ground:
     def reopen(self, **options: Any) -> None:
         """The app anew, with other options."""
         self.app.close()
-        self.app = Duly(self.database.url, include=[duties], **options)
+        self.app = Duly(self.database.url, include=[duties, aduties, unruly], **options)
 
     # ── processes ─────────────────────────────────────────────────────────────────────────────
 
@@ -64,9 +69,14 @@ class Ground:
         processes: int = 1,
         threads: int = 2,
         lease: float = 15.0,
+        plain: bool = False,
+        variables: dict[str, str] | None = None,
         **settings: Any,
     ) -> Terminal:
-        """``duly work``; *settings* as in the environment, without ``DULY_``."""
+        """``duly work``; *settings* as in the environment, without ``DULY_``, *variables* as they are.
+
+        *plain*: without ``--processes``, for pools.
+        """
         given = {
             "DULY_DATABASE_URL": self.database.url,
             "DULY_LEASE": lease,
@@ -76,10 +86,11 @@ class Ground:
             "DULY_TEST_JOURNAL": self.journal,
             "DULY_TEST_GATES": self.gates,
             **{f"DULY_{name.upper()}": value for name, value in settings.items()},
+            **(variables or {}),
         }
         arguments = [
-            command, "--app", "tests.faults.app:jobs", "--log-format", "json",
-            "--processes", str(processes), "--threads", str(threads), *options,
+            command, "--app", "tests.faults.app:jobs", "--log-format", "json", "--threads", str(threads),
+            *([] if plain else ["--processes", str(processes)]), *options,
         ]  # fmt: skip
         return self._start("duly.cli:main", arguments, given)
 
@@ -168,7 +179,9 @@ class Ground:
 
         def fewer() -> bool:
             nonlocal left
-            with contextlib.suppress(psycopg.OperationalError):  # a database may be away, in these tests
+            with contextlib.suppress(
+                psycopg.OperationalError, pymysql.OperationalError
+            ):  # a database may be away, in these tests
                 before, left = left, self.unfinished()
                 return left == 0 or 0 <= left < before
             return False
@@ -195,16 +208,29 @@ class Ground:
     # ── the database from behind ──────────────────────────────────────────────────────────────
 
     def sessions(self) -> list[int]:
-        """PostgreSQL's backends in this database, without those that were there before."""
-        asked = (
-            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() "
-            "AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
-        )
+        """The server's sessions in this database, without those that were there before."""
+        asked = f"SELECT id {mysql.OTHERS}" if self.database.name == "mysql" else f"SELECT pid {OTHERS}"
         return [row[0] for row in self.database.rows(asked) if row[0] not in self._bystanders]
+
+    def cut(self, session: int) -> None:
+        """Cut a session off; it may be gone meanwhile."""
+        by = "KILL {}" if self.database.name == "mysql" else "SELECT pg_terminate_backend({})"
+        with contextlib.suppress(pymysql.Error):
+            self.database.rows(by.format(session))
 
     @contextlib.contextmanager
     def frozen(self, sql: str) -> Iterator[list[tuple[Any, ...]]]:
         """A transaction of somebody's, that has run *sql* and then does nothing more."""
+        if self.database.name == "mysql":
+            with mysql.connect(self.database.url) as session, session.cursor() as cursor:
+                cursor.execute(
+                    "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
+                )  # else it locks what it reads
+                cursor.execute("START TRANSACTION")
+                cursor.execute(sql)
+                yield list(cursor.fetchall())
+                session.rollback()
+            return
         with connect(self.database.url) as server, server.transaction():
             yield server.execute(sql).fetchall()  # type: ignore[arg-type]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -22,6 +24,8 @@ from duly import Context, Retry, Tasks, given
 from duly.model.retry import Backoff
 
 duties = Tasks()
+aduties = Tasks()
+"""Those that need an async engine, which MySQL has not here: its async drivers are not among the requirements."""
 
 EFFECTS = """
 CREATE TABLE effects (
@@ -63,6 +67,7 @@ def _insert(connection: Connection, ctx: Context) -> None:
     clock = {
         "postgresql": "to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')",
         "sqlite": "strftime('%Y-%m-%d %H:%M:%f000', 'now')",
+        "mysql": "UTC_TIMESTAMP(6)",
     }[connection.dialect.name]
     facts = {"job": str(ctx.job_id), "claim": CLAIM.get(), "worker": ctx.worker}
     connection.execute(text(f"INSERT INTO effects VALUES (:job, :claim, :worker, {clock})"), facts)
@@ -99,7 +104,7 @@ def effect(n: int, pause: float = 0.0, *, ctx: Context = given, session: Session
     return n
 
 
-@duties.task(effects="transactional", retry=SOON)
+@aduties.task(effects="transactional", retry=SOON)
 async def aeffect(n: int, pause: float = 0.0, *, ctx: Context = given, session: AsyncSession = given) -> None:
     await (await session.connection()).run_sync(write_effect, ctx)
     if pause:
@@ -118,6 +123,63 @@ def second_time_lucky(*, ctx: Context = given, connection: Connection = given) -
 def hold(gate: str) -> None:
     """Runs until the gate opens."""
     wait_at_gate(gate)
+
+
+@duties.task(effects="idempotent", retry=SOON)
+async def ahold(gate: str) -> None:
+    """The same on the loop."""
+    await asyncio.to_thread(wait_at_gate, gate)
+
+
+@duties.task(effects="idempotent", retry=SOON)
+def die(how: str) -> None:
+    """Takes its process along: by a signal, or an exit status."""
+    if how.isdecimal():
+        os._exit(int(how))
+    os.kill(os.getpid(), signal.Signals[how])
+    rest(PATIENCE)
+
+
+@duties.task(effects="idempotent", retry=SOON)
+def leave(gate: str) -> None:
+    """The same, when the gate opens."""
+    wait_at_gate(gate)
+    os._exit(9)
+
+
+@duties.task(effects="idempotent", retry=SOON)
+def labor(seconds: float) -> None:
+    """Works for so long."""
+    rest(seconds)
+
+
+@duties.task(effects="idempotent", retry=SOON)
+def cling(gate: str) -> None:
+    """The same, with threads that would keep a Python from ending, and whatever exception comes."""
+    threading.Thread(target=wait_at_gate, args=(gate,)).start()
+    while True:
+        try:
+            wait_at_gate(gate)
+        except BaseException:
+            continue
+        return
+
+
+HOARD: list[bytes] = []
+
+
+@duties.task(effects="idempotent", retry=SOON)
+def grow(mib: int) -> None:
+    """Keeps so much memory, as a leak does."""
+    HOARD.append(os.urandom(1024) * 1024 * mib)
+
+
+@duties.task(effects="idempotent", retry=SOON)
+def look_around() -> None:
+    """Who imported the app, and what the garbage collector leaves alone."""
+    app = sys.modules["tests.faults.app"]
+    note_down("around", imported_by=app.IMPORTED_BY, frozen=gc.get_freeze_count())
+    rest(0.2)
 
 
 @duties.task(effects="transactional", retry=SOON)

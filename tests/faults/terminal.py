@@ -38,6 +38,22 @@ def until(ask: Callable[[], T], what: str | Callable[[], str], patience: float =
     return answer
 
 
+def gone(*processes: int) -> bool:
+    """Ended; orphans come to us, and we bury them."""
+    return all(_buried(process) for process in processes)
+
+
+def _buried(process: int) -> bool:
+    try:
+        return os.waitpid(process, os.WNOHANG)[0] == process
+    except ChildProcessError:  # it is its supervisor's still, or was buried before
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+
 def environment_of() -> dict[str, str]:
     """This process's environment, with the tests on the path and without anybody's settings of Duly."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("DULY_")}

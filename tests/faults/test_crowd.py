@@ -18,7 +18,7 @@ Record = Callable[[str, object], None]
 def test_8_processes_10_000_jobs_each_once(ground: Ground, record_property: Record) -> None:
     jobs, transactional = (
         (100_000 if LONG else 10_000),
-        (300 if ground.database.name == "postgresql" else 100),
+        (100 if ground.database.name == "sqlite" else 300),
     )
     ground.enqueue(*(effect.call(n) for n in range(transactional)))
     ground.enqueue(*(note.call(n) for n in range(jobs - transactional)))

@@ -9,10 +9,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.ground import Ground
+from tests.databases import SERVERS
+from tests.faults.ground import LONG, Ground
 from tests.faults.tasks import hold
 from tests.faults.terminal import Terminal, until
+from tests.mysql import Server
 from tests.postgresql import Cluster
+
+# Half a minute each on MySQL, whose driver has to wait for each of its time-outs: in the long form only.
+pytestmark = pytest.mark.parametrize("private_server", SERVERS if LONG else SERVERS[:1], indirect=True)
 
 
 @pytest.fixture
@@ -26,7 +31,7 @@ def terminal(on_private: Ground) -> Terminal:
 
 
 @contextlib.contextmanager
-def silent(cluster: Cluster) -> Iterator[None]:
+def silent(cluster: Cluster | Server) -> Iterator[None]:
     """New connections are taken by the kernel, and nobody ever says a word on them."""
     os.kill(cluster.pid, signal.SIGSTOP)
     try:
@@ -36,8 +41,8 @@ def silent(cluster: Cluster) -> Iterator[None]:
 
 
 @pytest.fixture
-def on_hold(private_postgresql: Cluster, terminal: Terminal) -> Iterator[Terminal]:
-    with silent(private_postgresql):
+def on_hold(private_server: Cluster | Server, terminal: Terminal) -> Iterator[Terminal]:
+    with silent(private_server):
         yield terminal
         terminal.end()
 

@@ -15,8 +15,9 @@ import pytest
 
 from duly.errors import DatabaseError
 from tests.faults.ground import LONG, Ground, figures
-from tests.faults.tasks import aeffect, effect, hold, note
+from tests.faults.tasks import effect, hold, note
 from tests.faults.terminal import Terminal, pause, until
+from tests.mysql import Server
 from tests.postgresql import Cluster, children_of
 
 Record = Callable[[str, object], None]
@@ -52,15 +53,15 @@ def nobody_was_rescued(
 
 @pytest.mark.parametrize("mode", ["fast", "kill"] if LONG else ["kill"])
 def test_a_gap_of_some_leases_rescues_nobody_who_lives(
-    on_private: Ground, private_postgresql: Cluster, mode: str, record_property: Record
+    on_private: Ground, private_server: Cluster | Server, mode: str, record_property: Record
 ) -> None:
     terminals, jobs = busy_terminals(on_private)
     children = [terminal.children for terminal in terminals]
-    private_postgresql.stop(mode)  # type: ignore[arg-type]
+    private_server.stop(mode)  # type: ignore[arg-type]
     for terminal in terminals:
         until(lambda terminal=terminal: terminal.said("database_lost"), "the word that it lost the database")
     pause(2.5 * LEASE)
-    private_postgresql.start()
+    private_server.start()
     for terminal in terminals:
         until(
             lambda terminal=terminal: terminal.said("database_found"), "the word that it found the database"
@@ -71,12 +72,12 @@ def test_a_gap_of_some_leases_rescues_nobody_who_lives(
 
 
 def test_a_database_frozen_for_some_leases_rescues_nobody_who_lives(
-    on_private: Ground, private_postgresql: Cluster
+    on_private: Ground, private_server: Cluster | Server
 ) -> None:
     """No error, no answer: every statement hangs, and all of them go on at the same moment."""
     terminals, jobs = busy_terminals(on_private)
     children = [terminal.children for terminal in terminals]
-    server = [private_postgresql.pid, *children_of(private_postgresql.pid)]
+    server = [private_server.pid, *children_of(private_server.pid)]
     for process in server:
         os.kill(process, signal.SIGSTOP)
     pause(2.5 * LEASE)
@@ -88,7 +89,7 @@ def test_a_database_frozen_for_some_leases_rescues_nobody_who_lives(
 def enqueue_some(ground: Ground) -> None:
     """A transaction is promised when its commit was answered; a lost answer is found out by asking."""
     calls = [effect.call(next(NUMBERS), random.uniform(0, 0.01)) for _ in range(8)]
-    calls += [aeffect.call(next(NUMBERS), random.uniform(0, 0.01)) for _ in range(4)]
+    calls += [ground.aeffect.call(next(NUMBERS), random.uniform(0, 0.01)) for _ in range(4)]
     calls += [note.call(next(NUMBERS)) for _ in range(8)]
     with contextlib.suppress(DatabaseError):
         ground.enqueue(*calls)
@@ -103,7 +104,7 @@ def take_what_landed(ground: Ground) -> None:
 
 
 def test_database_restart_mid_run(
-    on_private: Ground, private_postgresql: Cluster, record_property: Record
+    on_private: Ground, private_server: Cluster | Server, record_property: Record
 ) -> None:
     """Crashes (immediate), in the middle of everything, again and again."""
     ground = on_private
@@ -116,7 +117,7 @@ def test_database_restart_mid_run(
         while time.monotonic() < until_crash:
             enqueue_some(ground)
             pause(0.03)
-        private_postgresql.restart("kill" if n % 3 == 2 else "immediate")
+        private_server.restart("kill" if n % 3 == 2 else "immediate")
         up = time.time()
         waits.append(
             until(lambda up=up: _ended_since(ground, up), "the first success after the restart") - up
@@ -134,26 +135,24 @@ def test_database_restart_mid_run(
 
 def _ended_since(ground: Ground, moment: float) -> float:
     with contextlib.suppress(Exception):
-        rows = ground.database.rows(
-            f"SELECT extract(epoch FROM min(ended_at)) FROM duly_executions WHERE ended_at > to_timestamp({moment})"
-        )
-        if rows[0][0] is not None:
-            return float(rows[0][0])
+        ended = (row.ended_at for row in ground.books().ended)
+        if first := min((at for at in ended if at > moment), default=None):
+            return first
     enqueue_some(ground)
     return 0.0
 
 
 def test_dropped_sessions_lose_nothing_and_no_worker_leaves(
-    on_postgresql: Ground, record_property: Record
+    on_server: Ground, record_property: Record
 ) -> None:
-    ground = on_postgresql
+    ground = on_server
     terminal = ground.terminal(processes=3, lease=LEASE)
     children = terminal.workers(3)
     dropped, deadline = 0, time.monotonic() + (60 if LONG else 3)
     while time.monotonic() < deadline:
         enqueue_some(ground)
         if sessions := ground.sessions():
-            ground.database.rows(f"SELECT pg_terminate_backend({random.choice(sessions)})")
+            ground.cut(random.choice(sessions))
             dropped += 1
         pause(0.05)
     ground.all_done()
@@ -166,22 +165,20 @@ def test_dropped_sessions_lose_nothing_and_no_worker_leaves(
 
 
 def test_children_that_cannot_start_are_started_again_with_growing_waits(
-    on_private: Ground, private_postgresql: Cluster
+    on_private: Ground, private_server: Cluster | Server
 ) -> None:
     """No hot loop while the database is down, and work again when it is up."""
     ground = on_private
-    terminal = ground.terminal(processes=2)
-    children = terminal.workers(2)
-    private_postgresql.stop()
-    for child in children:
-        os.kill(child, signal.SIGKILL)
+    terminal = ground.terminal()
+    (child,) = terminal.workers(1)
+    private_server.stop()
+    os.kill(child, signal.SIGKILL)
     until(lambda: len(terminal.said("child_died")) >= 6, "some tries to start")
-    died = [datetime.fromisoformat(record["time"]).timestamp() for record in terminal.said("child_died")][2:]
+    died = [datetime.fromisoformat(record["time"]).timestamp() for record in terminal.said("child_died")][1:]
     waits = [late - early for early, late in pairwise(died)]
-    print("WAITS", waits)
     assert waits[-1] > 2 * waits[0], "a hot loop"
     assert all("cannot work" in record["text"] for record in terminal.said("notice", level="error"))
-    private_postgresql.start()
+    private_server.start()
     (job,) = ground.enqueue(note.call(1))
     assert ground.outcome(job) == "succeeded"
     assert terminal.stop() == 0

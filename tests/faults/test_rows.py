@@ -59,7 +59,10 @@ def test_an_edited_row_ends_rejected_and_does_not_loop(ground: Ground) -> None:
     ground.database.rows("UPDATE duly_jobs SET run_at = enqueued_at")
     assert [ground.outcome(job) for job in jobs] == ["rejected", "rejected", "rejected", "succeeded"]
     assert terminal.stop() == 0
-    assert [ground.entry(job, "claim", "attempts") for job in (one, other, moved)] == [(1, 0)] * 3
+    entries = [ground.entry(job, "claim", "attempts") for job in (one, other, moved)]
+    assert all(claim <= 2 and attempts == 0 for claim, attempts in entries), (
+        "given back once, unstarted, at the most"
+    )
     assert len(terminal.said("security_alert")) == 3
     books = ground.check(calm=True)
     assert {start.job for start in books.starts} == {well}

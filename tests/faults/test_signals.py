@@ -1,4 +1,4 @@
-"""TERM, INT, Ctrl-C: drained, given back, cut off; the supervisor alone counts them."""
+"""TERM, INT, Ctrl-C, HUP, QUIT: drained, given back, cut off; the supervisor alone counts them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.faults.ground import Ground
-from tests.faults.tasks import effect_at_gate, hold, note, terminate_a_process, terminate_a_program
-from tests.faults.terminal import until
+from tests.faults.tasks import cling, effect_at_gate, hold, note, terminate_a_process, terminate_a_program
+from tests.faults.terminal import gone, until
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 
@@ -121,3 +121,100 @@ def test_what_a_task_starts_can_be_terminated(on_sqlite: Ground, task: Any) -> N
     assert ground.outcome(job) == "succeeded"
     assert terminal.stop() == 0
     assert [line["code"] for line in ground.lines("terminated")] == [-signal.SIGTERM]
+
+
+# ── more than twice ───────────────────────────────────────────────────────────────────────────
+
+
+@BOTH
+@pytest.mark.parametrize("group", [False, True], ids=["supervisor", "terminal"])
+def test_five_are_as_good_as_two_and_nobody_stumbles(
+    ground: Ground, number: signal.Signals, group: bool
+) -> None:
+    terminal = ground.terminal(processes=2)
+    (job,) = ground.enqueue(hold.call("gate"))
+    ground.started(job)
+    for _ in range(5):
+        terminal.signal(number, group=group)
+        until(lambda: "stopping" in terminal.words(), "the word that it stops")
+    assert terminal.ended() == 1
+    assert "Traceback" not in terminal.words()
+    assert ground.row(job, "state", "deaths", "rescues") == ("available", 0, 1)
+
+
+# ── the terminal goes ─────────────────────────────────────────────────────────────────────────
+
+
+def test_the_end_of_the_terminal_stops_as_term_does(ground: Ground) -> None:
+    terminal = ground.terminal(processes=2)
+    terminal.workers(2)
+    (job,) = ground.enqueue(hold.call("gate"))
+    ground.started(job)
+    terminal.signal(signal.SIGHUP, group=True)
+    until(lambda: "stopping" in terminal.words(), "the word that it stops")
+    ground.open("gate")
+    assert terminal.ended() == 0
+    assert terminal.said("child_died") == []
+    assert ground.outcome(job) == "succeeded"
+    ground.check(calm=True)
+
+
+def test_under_nohup_the_end_of_the_terminal_is_nothing(ground: Ground) -> None:
+    terminal = ground.terminal(processes=2, variables={"NOHUP": "1"})
+    before = terminal.workers(2)
+    terminal.signal(signal.SIGHUP, group=True)
+    (job,) = ground.enqueue(note.call(1))
+    assert ground.outcome(job) == "succeeded"
+    assert terminal.children == before
+    assert "stopping" not in terminal.words()
+    assert terminal.stop() == 0
+
+
+# ── QUIT ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("group", [False, True], ids=["supervisor", "terminal"])
+def test_quit_shows_what_the_workers_do_and_stops_at_once(ground: Ground, group: bool) -> None:
+    """Files, lines and functions, and no argument."""
+    terminal = ground.terminal(processes=2)
+    terminal.workers(2)
+    (job,) = ground.enqueue(effect_at_gate.call("a-gate-of-ours"))
+    until(lambda: ground.lines("written", job=job), "its effect")
+    terminal.signal(signal.SIGQUIT, group=group)
+    assert terminal.ended() == 1
+    words = terminal.words()
+    assert words.count("most recent call first") > 2
+    assert " in wait_at_gate\n" in words
+    assert "a-gate-of-ours" not in words
+    assert ground.row(job, "state", "deaths", "rescues") == ("available", 0, 1)
+
+
+def test_quit_after_term_does_not_wait_for_the_grace(ground: Ground) -> None:
+    terminal = ground.terminal()
+    (job,) = ground.enqueue(hold.call("gate"))
+    ground.started(job)
+    terminal.signal(signal.SIGTERM)
+    until(lambda: "stopping" in terminal.words(), "the word that it stops")
+    terminal.signal(signal.SIGQUIT)
+    assert terminal.ended() == 1
+
+
+# ── the supervisor goes ───────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("task", [hold, cling], ids=["waits", "hangs"])
+def test_no_orphan_outlives_the_grace_that_its_supervisor_had(ground: Ground, task: Any) -> None:
+    """Not that of the settings, which is long here; and whatever a task does with what it is told."""
+    terminal = ground.terminal("--grace", "0.3")
+    (job,) = ground.enqueue(task.call("gate"))
+    orphan = ground.started(job)["pid"]
+    terminal.signal(signal.SIGKILL)
+    assert terminal.ended() == -signal.SIGKILL
+    until(lambda: gone(orphan), "the end of the orphan")
+    assert ground.entry(job, "outcome") is None
+    again = ground.terminal(lease=1.5)
+    assert ground.started(job, 2)["pid"] != orphan
+    ground.open("gate")
+    assert ground.outcome(job) == "succeeded"
+    assert ground.entry(job, "deaths") == (0,)
+    assert again.stop() == 0

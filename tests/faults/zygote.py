@@ -18,7 +18,8 @@ from typing import Any, NoReturn
 
 PRELOADED = (
     "aiosqlite", "alembic", "duly.cli.program", "duly.manage.manage", "duly.store", "duly.worker.supervisor",
-    "logging.config", "psycopg", "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.sqlite.aiosqlite",
+    "logging.config", "psycopg", "pymysql", "sqlalchemy.dialects.mysql.pymysql",
+    "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.sqlite.aiosqlite",
     "sqlalchemy.ext.asyncio", "tests.faults.tasks", "typer.testing",
 )  # fmt: skip
 PR_SET_PDEATHSIG = 1
@@ -57,6 +58,8 @@ def become(order: dict[str, Any]) -> NoReturn:
     os.dup2(2, 1)
     os.environ.clear()
     os.environ.update(order["environment"])
+    if os.environ.get("NOHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     sys.argv = ["duly", *order["arguments"]]
     module, _, function = order["run"].partition(":")
     code = 70

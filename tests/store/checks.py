@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 
 from duly.errors import LeaseLost
+from duly.model.job import ClaimedJob
+from duly.model.report import Report
 from duly.model.states import State
-from tests.store.scene import HOUR, Scene, failed, new_job, now, released, retried, snoozed, succeeded
+from duly.store.rescue import Taken
+from tests.store.scene import HOUR, Scene, Worker, failed, new_job, now, released, retried, snoozed, succeeded
 
 # ── claims ────────────────────────────────────────────────────────────────────────────────────
 
@@ -271,7 +274,7 @@ def check_rescue_passes_over_rows_that_a_frozen_transaction_holds(scene: Scene) 
         worker.die()
         with scene.store.line(lock=0.3, statement=5, idle=30).transaction() as line:
             rescued = scene.store.rescue.offer_again(line, scene.store.rescue.orphaning_workers(line))
-        assert [row.id for row in rescued] == [free.id]
+        assert [row.id for row in rescued.rows] == [free.id]
     assert scene.rescue() == [frozen.id]
 
 
@@ -315,6 +318,86 @@ def _wait_until_over_or_waiting(scene: Scene, thread: threading.Thread) -> None:
             if waiting:
                 return
             thread.join(0.005)
+
+
+def check_of_a_worker_that_we_killed_only_what_had_started_counts_a_rescue(scene: Scene) -> None:
+    scene.enqueue_many(3)
+    worker = scene.worker()
+    ran, waited, before = worker.claim()
+    worker.die()
+    started = {ran.id: ran.claim, before.id: before.claim - 1}
+    with scene.store.writing() as connection:
+        scene.store.rescue.offer_again(connection, [worker.name], started=started)
+    rows: Any = {job.id: scene.row(job.id) for job in (ran, waited, before)}
+    assert {row["state"] for row in rows.values()} == {"available"}
+    assert [rows[job.id]["rescues"] for job in (ran, waited, before)] == [1, 0, 0]
+    assert {row["deaths"] for row in rows.values()} == {0}
+
+
+# ── deaths ────────────────────────────────────────────────────────────────────────────────────
+
+
+def mourn(scene: Scene, worker: Worker, *started: ClaimedJob, cause: str = "killed by SIGSEGV") -> Taken:
+    """As a supervisor does, when the process has died by itself."""
+    worker.die()
+    with scene.store.writing() as connection:
+        box = {job.id: job.claim for job in started}
+        return scene.store.rescue.mourn(connection, [worker.name], box, cause)
+
+
+def claim_suspect(scene: Scene, worker: Worker, *reports: Report) -> list[ClaimedJob]:
+    with scene.store.writing() as connection:
+        reply, _ = scene.store.suspects.exchange(connection, worker.name, reports, ("default",), 5)
+    return reply.claimed
+
+
+def check_only_what_had_started_is_blamed(scene: Scene) -> None:
+    scene.enqueue_many(3)
+    worker = scene.worker()
+    ran, waited, before = worker.claim()
+    taken = mourn(scene, worker, ran, before._replace(claim=before.claim - 1))
+    assert [row.id for row in taken.suspects] == [ran.id]
+    rows: Any = {job.id: scene.row(job.id) for job in (ran, waited, before)}
+    assert [rows[job.id]["state"] for job in (ran, waited, before)] == ["suspect", "available", "available"]
+    assert [rows[job.id]["deaths"] for job in (ran, waited, before)] == [1, 0, 0]
+    assert {(row["rescues"], row["attempt"], row["worker"]) for row in rows.values()} == {(0, 0, None)}
+    assert [len(scene.attempts(job.id)) for job in (ran, waited, before)] == [1, 0, 0]
+
+
+def check_the_third_death_ends_the_job_as_failed(scene: Scene) -> None:
+    job, worker = scene.enqueue(), scene.worker()
+    mourn(scene, worker, worker.claim_one())
+    for count in (2, 3):
+        row: Any = scene.row(job.id)
+        assert (row["state"], row["deaths"]) == ("suspect", count - 1)
+        worker = scene.worker()
+        (held,) = claim_suspect(scene, worker)
+        mourn(scene, worker, held, cause="exit status 7")
+    assert scene.row(job.id) is None
+    ended: Any = scene.ended(job.id)
+    assert (ended["outcome"], ended["cause"]) == (
+        "failed",
+        "it killed its worker 3 times; last: exit status 7",
+    )
+    assert (ended["deaths"], ended["rescues"], ended["attempts"], ended["claim"]) == (3, 0, 1, 3)
+    assert [row["cause"] for row in scene.attempts(job.id)] == ["killed by SIGSEGV", *["exit status 7"] * 2]
+
+
+def check_suspects_are_claimed_apart_and_one_at_a_time(scene: Scene) -> None:
+    scene.enqueue_many(3)
+    worker = scene.worker()
+    mourn(scene, worker, *worker.claim())
+    ordinary, careful = scene.worker(), scene.worker()
+    assert ordinary.claim() == []
+    (first,) = claim_suspect(scene, careful)
+    assert first.claim == 2
+    assert claim_suspect(scene, careful) == []
+    other = scene.worker()
+    (second,) = claim_suspect(scene, other)
+    assert second.id != first.id
+    (third,) = claim_suspect(scene, careful, succeeded(first))
+    assert len({first.id, second.id, third.id}) == 3
+    assert scene.outcome(first.id) == "succeeded"
 
 
 def check_the_eleventh_rescue_ends_the_job_as_failed(scene: Scene) -> None:

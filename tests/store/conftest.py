@@ -1,8 +1,9 @@
-"""A store on an empty, migrated database: on SQLite and on PostgreSQL."""
+"""A store on an empty, migrated database: on each, or on those alone that a test is about."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 from uuid import uuid4
 
@@ -12,7 +13,7 @@ from sqlalchemy import create_engine, insert
 from duly.clock import Clock
 from duly.store import Names, Store, migrate
 from duly.store.schema import REVISIONS
-from tests.databases import Database
+from tests.databases import SERVERS, Database
 from tests.store.scene import Scene
 
 pytest.register_assert_rewrite("tests.store.checks")
@@ -46,10 +47,13 @@ def open_store(request: pytest.FixtureRequest) -> Iterator[Open]:
     def opened(
         database: Database, names: Names | None = None, *, made_tables: bool = True, **engine: Any
     ) -> Store:
-        store = Store(create_engine(database.url, **engine), names or Names(), Clock())
-        made.append(store)
+        usual = made_tables and names is None and make is make_tables
+        with database.furnished() if usual else nullcontext(database.url) as url:
+            store = Store(create_engine(url, **engine), names or Names(), Clock())
+            made.append(store)
+            if made_tables:
+                make(store)
         if made_tables:
-            make(store)
             store.open()
         return store
 
@@ -70,10 +74,22 @@ def scene(store: Store) -> Scene:
     return Scene(store)
 
 
+@pytest.fixture(params=SERVERS)
+def server(request: pytest.FixtureRequest) -> Scene:
+    """A scene on each database that lets two write at a time."""
+    database = request.getfixturevalue(f"{request.param}_database")  # first, so that it is left last
+    open_store: Open = request.getfixturevalue("open_store")
+    return Scene(open_store(database))
+
+
 @pytest.fixture
 def postgresql(postgresql_database: Database, open_store: Open) -> Scene:
-    """A scene on PostgreSQL alone, for what needs two writers at a time."""
     return Scene(open_store(postgresql_database))
+
+
+@pytest.fixture
+def mysql(mysql_database: Database, open_store: Open) -> Scene:
+    return Scene(open_store(mysql_database))
 
 
 @pytest.fixture

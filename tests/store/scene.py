@@ -6,6 +6,8 @@ No test here waits for time to pass: a row is altered so that its moment has com
 from __future__ import annotations
 
 import contextlib
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -24,6 +26,12 @@ from duly.store.outcomes import Settled
 
 LEASE = timedelta(seconds=15)
 HOUR = timedelta(hours=1)
+LOCK_WAITS = {
+    "postgresql": "SELECT count(*) FROM pg_stat_activity "
+    "WHERE wait_event_type = 'Lock' AND datname = current_database()",
+    "mysql": "SELECT count(*) FROM information_schema.innodb_trx JOIN information_schema.processlist "
+    "ON id = trx_mysql_thread_id WHERE trx_state = 'LOCK WAIT' AND db = DATABASE()",
+}
 
 
 def now() -> datetime:
@@ -113,6 +121,7 @@ class Scene:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.sqlite = store.dialect.name == "sqlite"
+        self.mysql = store.dialect.name == "mysql"
         self._workers = 0
 
     # ── people ────────────────────────────────────────────────────────────────────────────────
@@ -153,7 +162,7 @@ class Scene:
         with self.store.writing() as connection:
             dead = self.store.dialect.dead_workers(connection, lease, judge)
             gone = list(dict.fromkeys([*dead, *rescue.orphaning_workers(connection)]))
-            return [row.id for row in rescue.offer_again(connection, gone)]
+            return [row.id for row in rescue.offer_again(connection, gone).rows]
 
     def upkeep(self) -> tuple[int, list[UUID]]:
         with self.store.writing() as connection:
@@ -242,6 +251,26 @@ class Scene:
             self.store.dialect.begin(connection)
             yield connection
             connection.rollback()
+
+    def lock_waits(self) -> int:
+        """How many sessions wait for a lock in this database.
+
+        InnoDB shows these as they were when somebody asked who had not asked for a tenth of a second.
+        """
+        if self.mysql:
+            threading.Event().wait(0.15)
+        with self.store.engine.connect() as connection:
+            return int(connection.exec_driver_sql(LOCK_WAITS[self.store.dialect.name]).scalar_one())
+
+    def until_free(self, job: UUID) -> None:
+        """Wait until nobody has the job's row locked."""
+        jobs, deadline = self.store.tables.jobs, time.monotonic() + 10
+        free = select(jobs).where(jobs.c.id == job).with_for_update(skip_locked=True)
+        while time.monotonic() < deadline:
+            with self.store.engine.begin() as connection:
+                if connection.execute(free).one_or_none() is not None:
+                    return
+        raise AssertionError("the row is still locked")
 
     @contextlib.contextmanager
     def hook(self, connection: Connection, step: Callable[[int, str], None]) -> Iterator[None]:

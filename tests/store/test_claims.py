@@ -132,9 +132,9 @@ def test_a_queue_named_twice_counts_once(scene: Scene) -> None:
 
 @pytest.mark.parametrize("queues", [("a",), ("a", "b")])
 def test_two_workers_see_different_jobs_while_neither_has_committed(
-    postgresql: Scene, queues: tuple[str, ...]
+    server: Scene, queues: tuple[str, ...]
 ) -> None:
-    scene = postgresql
+    scene = server
     scene.enqueue_many(20, queue="a")
     scene.enqueue_many(20, queue="b")
     first, second = scene.worker(), scene.worker()
@@ -145,9 +145,9 @@ def test_two_workers_see_different_jobs_while_neither_has_committed(
     assert not ours & theirs
 
 
-def test_locked_heads_of_all_queues_are_no_false_empty(postgresql: Scene) -> None:
+def test_locked_heads_of_all_queues_are_no_false_empty(server: Scene) -> None:
     """The second worker reads the same heads, and takes what stands behind them in the same queues."""
-    scene = postgresql
+    scene = server
     for queue in "abc":
         scene.enqueue_many(8, queue=queue)
     first, second = scene.worker(), scene.worker()
@@ -159,9 +159,9 @@ def test_locked_heads_of_all_queues_are_no_false_empty(postgresql: Scene) -> Non
     assert not ours & theirs
 
 
-def test_a_queue_wholly_locked_leaves_the_others_to_the_second_worker(postgresql: Scene) -> None:
+def test_a_queue_wholly_locked_leaves_the_others_to_the_second_worker(server: Scene) -> None:
     """Queue a goes first and is all in the first worker's hands, who has not committed."""
-    scene = postgresql
+    scene = server
     scene.enqueue_many(10, queue="a", priority=-1)
     scene.enqueue_many(10, queue="b")
     first, second = scene.worker(), scene.worker()

@@ -107,8 +107,8 @@ def test_an_id_in_the_ledger_is_not_inserted_again(scene: Scene) -> None:
     checks.check_an_id_in_the_ledger_is_not_inserted_again(scene)
 
 
-def test_an_id_that_ends_between_the_look_and_the_insert_is_not_inserted(postgresql: Scene) -> None:
-    checks.check_an_id_that_ends_between_the_look_and_the_insert_is_not_inserted(postgresql)
+def test_an_id_that_ends_between_the_look_and_the_insert_is_not_inserted(server: Scene) -> None:
+    checks.check_an_id_that_ends_between_the_look_and_the_insert_is_not_inserted(server)
 
 
 def test_a_thousand_and_one_ids_are_inserted_again(scene: Scene) -> None:

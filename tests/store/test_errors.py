@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
@@ -18,7 +19,7 @@ from duly import Duly
 from duly.clock import Clock
 from duly.errors import DatabaseBusy, DatabaseUnavailable, SchemaError, SettingsError
 from duly.store import Names, Store, make_engine
-from tests.databases import Database
+from tests.databases import SERVERS, Database
 from tests.store.scene import Scene, new_job
 
 
@@ -47,8 +48,9 @@ def closed_port() -> int:
         return int(taken.getsockname()[1])
 
 
-def test_an_unreachable_server_is_unavailable_with_what_to_do() -> None:
-    app = Duly(f"postgresql://postgres@127.0.0.1:{closed_port()}/nothing")
+@pytest.mark.parametrize("scheme", ["postgresql", "mysql"])
+def test_an_unreachable_server_is_unavailable_with_what_to_do(scheme: str) -> None:
+    app = Duly(f"{scheme}://somebody@127.0.0.1:{closed_port()}/nothing")
     note = app.task(name="tests.note")(_note)
     with pytest.raises(DatabaseUnavailable, match=r"see that it runs.*DULY_DATABASE_URL") as fault:
         note.enqueue(1)
@@ -56,10 +58,12 @@ def test_an_unreachable_server_is_unavailable_with_what_to_do() -> None:
     assert "\n" not in str(fault.value)
 
 
-def test_a_database_that_does_not_exist_is_unavailable(postgresql_database: Database) -> None:
-    app = Duly(postgresql_database.url + "_nothing")
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_database_that_does_not_exist_is_unavailable(request: pytest.FixtureRequest, server: str) -> None:
+    url = make_url(request.getfixturevalue(f"{server}_database").url).set(database="nothing")
+    app = Duly(url.render_as_string(hide_password=False))
     note = app.task(name="tests.note")(_note)
-    with pytest.raises(DatabaseUnavailable, match="does not exist"):
+    with pytest.raises(DatabaseUnavailable, match=r"does not exist|Unknown database"):
         note.enqueue(1)
 
 
@@ -78,16 +82,23 @@ def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
     app._engine.dispose()  # type: ignore[union-attr]
 
 
-def test_a_cut_connection_is_unavailable_and_the_next_one_works(postgresql: Scene) -> None:
-    store = postgresql.store
+CUT = {
+    "postgresql": ("SELECT pg_backend_pid()", "SELECT pg_terminate_backend({})"),
+    "mysql": ("SELECT CONNECTION_ID()", "KILL {}"),
+}
+
+
+def test_a_cut_connection_is_unavailable_and_the_next_one_works(server: Scene) -> None:
+    store = server.store
+    whoami, cut = CUT[store.dialect.name]
     with pytest.raises(DatabaseUnavailable), store.writing() as connection:  # noqa: PT012
         store.jobs.insert(connection, new_job())
-        pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        session = connection.exec_driver_sql(whoami).scalar_one()
         with store.engine.connect() as other:
-            other.exec_driver_sql(f"SELECT pg_terminate_backend({pid})")
+            other.exec_driver_sql(cut.format(session))
         store.jobs.insert(connection, new_job())
-    assert postgresql.count() == 0
-    postgresql.enqueue()
+    assert server.count() == 0
+    server.enqueue()
 
 
 def test_a_connection_cut_in_copy_is_unavailable_and_nothing_is_written(postgresql: Scene) -> None:
@@ -156,29 +167,31 @@ def test_faults_that_are_ours_to_see_pass_as_they_are(
 # ── locks ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_lock_not_granted_in_time_is_busy(postgresql: Scene) -> None:
-    scene = postgresql
+def test_a_lock_not_granted_in_time_is_busy(server: Scene) -> None:
+    scene = server
+    lock_wait, too_long = ("55P03", "57014") if scene.store.dialect.name == "postgresql" else ("1205", "1969")
     job, table = scene.enqueue(), scene.store.tables.jobs
     lock = table.select().where(table.c.id == job.id).with_for_update()
     with scene.frozen() as holder:
         holder.execute(lock)
         line = scene.store.line(lock=0.05, statement=5, idle=30)
-        with pytest.raises(DatabaseBusy, match="55P03"), line.transaction() as connection:
+        with pytest.raises(DatabaseBusy, match=lock_wait), line.transaction() as connection:
             connection.execute(lock)
         line = scene.store.line(lock=5, statement=0.05, idle=30)
-        with pytest.raises(DatabaseBusy, match="57014"), line.transaction() as connection:
+        with pytest.raises(DatabaseBusy, match=too_long), line.transaction() as connection:
             connection.execute(lock)
 
 
-def test_a_deadlock_is_busy_for_one_and_nothing_for_the_other(postgresql: Scene) -> None:
-    scene = postgresql
+def test_a_deadlock_is_busy_for_one_and_nothing_for_the_other(server: Scene) -> None:
+    scene = server
     one, two = scene.enqueue(), scene.enqueue()
     table, met, busy, done = scene.store.tables.jobs, threading.Barrier(2), [], []
 
     def embrace(first: Any, second: Any) -> None:
         try:
             with scene.store.writing() as connection:
-                connection.exec_driver_sql("SET LOCAL deadlock_timeout = '20ms'")
+                if scene.store.dialect.name == "postgresql":
+                    connection.exec_driver_sql("SET LOCAL deadlock_timeout = '20ms'")
                 connection.execute(table.select().where(table.c.id == first.id).with_for_update())
                 met.wait()
                 connection.execute(table.select().where(table.c.id == second.id).with_for_update())
@@ -192,6 +205,7 @@ def test_a_deadlock_is_busy_for_one_and_nothing_for_the_other(postgresql: Scene)
     for thread in threads:
         thread.join()
     assert (len(busy), len(done)) == (1, 1)
+    assert busy[0].repeat, "it is worth repeating at once"
 
 
 def test_a_locked_sqlite_names_the_cause_and_the_remedy(
@@ -199,7 +213,7 @@ def test_a_locked_sqlite_names_the_cause_and_the_remedy(
 ) -> None:
     """Enqueue beside one's own open writing session: it would wait for itself."""
     open_store(sqlite_database)
-    monkeypatch.setattr("duly.store.dialect.sqlite.BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr("duly.store.dialect.writelock.PATIENCE", 0.05)
     app = Duly(sqlite_database.url)
     note = app.task(name="tests.note")(_note)
     engine = create_engine(sqlite_database.url)
@@ -259,7 +273,9 @@ def test_an_enqueue_that_fails_in_the_callers_transaction_is_translated_too(
         ("postgresql+asyncpg://h/db", "async driver.*async_engine="),
         ("postgresql+psycopg_async://h/db", "async driver|not psycopg_async"),
         ("postgresql+pg8000://h/db", "psycopg"), ("postgresql+psycopg2://h/db", "psycopg"),
-        ("postgresql://h:port/db", "cannot be read"), ("mysql+pymysql://h/db", "not on 'mysql'"),
+        ("postgresql://h:port/db", "cannot be read"), ("mssql+pyodbc://h/db", "not on 'mssql'"),
+        ("mysql+aiomysql://h/db", "async driver.*async_engine=|aiomysql is not installed"),
+        ("mysql+mysqlconnector://h/db", "PyMySQL or mysqlclient|not installed"), ("mysql://h", "names no database"),
     ],
 )  # fmt: skip
 def test_a_wrong_url_is_said_in_one_line(url: str, words: str) -> None:
@@ -273,6 +289,7 @@ def test_a_wrong_url_is_said_in_one_line(url: str, words: str) -> None:
     [
         ("postgresql://h/db", "postgresql+psycopg"), ("postgres://h/db", "postgresql+psycopg"),
         ("postgresql+psycopg://h/db", "postgresql+psycopg"), ("sqlite:///x.db", "sqlite"),
+        ("mysql://h/db", "mysql+pymysql"), ("mariadb://h/db", "mariadb+pymysql"),
     ],
 )  # fmt: skip
 def test_the_driver_is_filled_in(url: str, driver: str) -> None:

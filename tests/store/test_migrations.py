@@ -23,7 +23,7 @@ NAMES = [Names(), Names("other_")]
 
 def test_a_fresh_database_gets_its_tables_and_an_installation_id(database: Database, open_store: Any) -> None:
     store = open_store(database, made_tables=False)
-    assert migrate(store) == (None, "0001")
+    assert migrate(store) == (None, "0002")
     store.open()
     assert store.installation is not None
     assert Scene(store).worker().claim() == []
@@ -32,7 +32,7 @@ def test_a_fresh_database_gets_its_tables_and_an_installation_id(database: Datab
 def test_migrating_again_changes_nothing(database: Database, open_store: Any) -> None:
     store = open_store(database)
     before, job = store.installation, Scene(store).enqueue()
-    assert migrate(store) == ("0001", "0001")
+    assert migrate(store) == ("0002", "0002")
     store.open()
     assert store.installation == before
     assert Scene(store).row(job.id) is not None
@@ -55,7 +55,7 @@ def test_two_migrations_at_once_make_one_installation(database: Database, open_s
     for thread in threads:
         thread.join()
     assert faults == []
-    assert sorted(found, key=str) == [("0001", "0001")] * 3 + [(None, "0001")]
+    assert sorted(found, key=str) == [("0002", "0002")] * 3 + [(None, "0002")]
     for store in stores:
         store.open()
     assert len({store.installation for store in stores}) == 1
@@ -87,7 +87,7 @@ def test_an_older_schema_is_refused_until_it_is_migrated(
 ) -> None:
     store = open_store(database)
     set_revision(store, "0000")
-    monkeypatch.setattr("duly.store.store.REVISIONS", ("0000", "0001"))
+    monkeypatch.setattr("duly.store.store.REVISIONS", ("0000", "0002"))
     with pytest.raises(SchemaError, match="run `duly migrate`"):
         store.open()
 
@@ -127,8 +127,11 @@ def test_a_failed_migration_leaves_nothing_behind(
         migrate(store)
     monkeypatch.undo()
     with store.reading() as connection:
-        assert inspect(connection).get_table_names() == []
-    assert migrate(store) == (None, "0001")
+        assert inspect(connection).get_table_names() == [] or database.name == "mysql"
+    with pytest.raises(SchemaError, match="duly migrate"):  # MySQL commits each table: the next one goes on
+        store.open()
+    assert migrate(store) == (None, "0002")
+    store.open()
 
 
 def _fail(*_: Any, **__: Any) -> None:
@@ -154,7 +157,12 @@ def test_the_schema_module_says_what_the_migrations_make(
     store = open_store(database, names)
     with store.reading() as connection:
         context = MigrationContext.configure(
-            connection, opts={"compare_type": True, "compare_server_default": True, "include_name": _all}
+            connection,
+            opts={
+                "compare_type": True,
+                "compare_server_default": database.name != "mysql",  # there it takes false and 0 for two
+                "include_name": _all,
+            },
         )
         context.version_table = ""  # else Alembic's own bookkeeping is left out of the comparison
         assert compare_metadata(context, store.tables.metadata) == []

@@ -14,11 +14,16 @@ from types import MethodType
 from typing import Any
 
 import pytest
-from sqlalchemy import TextClause, insert, literal, select, text, update
+from sqlalchemy import TextClause, bindparam, insert, literal, select, text, update
+from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import IntegrityError
 
 from duly.errors import DatabaseBusy
+from duly.store.dialect import mysql_sql
+from duly.store.dialect.mysql_exchange import Claims
+from duly.store.rescue import Taken
 from duly.store.statements import in_state
+from tests.databases import NAMES, SERVERS
 from tests.store import checks
 from tests.store.checks import RENDEZVOUS
 from tests.store.scene import Scene
@@ -28,12 +33,12 @@ Patch = pytest.MonkeyPatch
 
 @dataclass(frozen=True)
 class Mutant:
-    """A broken store, and the check that must catch it. *only*: the one database on which it can be told."""
+    """A broken store, and the check that must catch it. *only*: the databases on which it can be told."""
 
     name: str
     breaks: Callable[[Scene, Patch], None]
     check: Callable[[Scene], None]
-    only: str | None = None
+    only: tuple[str, ...] = NAMES
     fails: type[Exception] | None = None
     """How the check fails, where not by an assertion."""
 
@@ -50,7 +55,7 @@ def reword(scene: Scene, patch: Patch, **changes: tuple[str, str]) -> None:
 
 
 def reword_exchange(scene: Scene, patch: Patch, old: str, new: str) -> None:
-    names = ("exchange_one", "exchange_several", "exchange_behind")
+    names = ("exchange_one", "exchange_several", "claim_one", "claim_several", "claim_behind")
     reword(
         scene, patch, **{name: (old, new) for name in names if old in getattr(scene.store.dialect, name).text}
     )
@@ -65,14 +70,37 @@ def _original(scene: Scene, name: str) -> str:
 
 def reword_sqlite_claim(scene: Scene, patch: Patch, old: str, new: str) -> None:
     dialect: Any = scene.store.dialect
-    honest = dialect.claim
+    honest = dialect.pick
 
-    def claim(queues: int) -> TextClause:
+    def pick(queues: int) -> TextClause:
         statement = honest(queues).text
         assert old in statement, f"the claim says no longer {old!r}: this mutant breaks nothing"
         return text(statement.replace(old, new))
 
-    patch.setattr(dialect, "claim", claim)
+    patch.setattr(dialect, "pick", pick)
+
+
+def reword_mysql(patch: Patch, part: Any, **changes: tuple[str, str]) -> None:
+    """Change the wording of one half of MySQL's exchange."""
+    for name, (old, new) in changes.items():
+        words = getattr(part, name).text
+        assert old in words, f"{name} says no longer {old!r}: this mutant breaks nothing"
+        statement = text(words.replace(old, new))
+        if ":ids" in words:
+            statement = statement.bindparams(bindparam("ids", expanding=True))
+        patch.setattr(part, name, statement)
+
+
+def reword_mysql_claim(scene: Scene, patch: Patch, old: str, new: str) -> None:
+    """What may be claimed, of one queue and of several."""
+    assert old in mysql_sql.FREE, f"the claim says no longer {old!r}: this mutant breaks nothing"
+    patch.setattr(mysql_sql, "FREE", mysql_sql.FREE.replace(old, new))
+    dialect: Any = scene.store.dialect
+    patch.setattr(dialect, "claims", Claims(dialect._words, dialect.outcomes))
+
+
+def dialect_of(scene: Scene) -> Any:
+    return scene.store.dialect
 
 
 class WithoutFence:
@@ -109,6 +137,11 @@ def finish_without_claim(scene: Scene, patch: Patch) -> None:
             remove=("(id, claim) IN (\n    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]')",
                     "id IN (\n    SELECT json_extract(value, '$[0]')"),
         )  # fmt: skip
+    elif scene.mysql:
+        reword_mysql(
+            patch, dialect_of(scene).outcomes,
+            record_all=("AND j.claim = done.claim ", ""), remove_all=("AND j.claim = done.claim ", ""),
+        )  # fmt: skip
     else:
         reword_exchange(scene, patch, "AND j.claim = done.claim ", "")
 
@@ -120,6 +153,9 @@ def finish_without_worker(scene: Scene, patch: Patch) -> None:
             record=("j.worker = :worker AND", "(:worker IS NOT NULL) AND"),
             remove=("worker = :worker AND", "(:worker IS NOT NULL) AND"),
         )  # fmt: skip
+    elif scene.mysql:
+        anyone = ("AND j.worker = :worker", "AND :worker IS NOT NULL")
+        reword_mysql(patch, dialect_of(scene).outcomes, record_all=anyone, remove_all=anyone)
     else:
         reword_exchange(scene, patch, " AND j.worker = :worker\n", "\n")
 
@@ -128,6 +164,10 @@ def finish_asks_no_ledger(scene: Scene, patch: Patch) -> None:
     """Whatever met no row was lost, also what a lost reply had recorded."""
     if scene.sqlite:
         patch.setattr(scene.store.dialect, "_ended", lambda connection, ids: {})
+    elif scene.mysql:
+        patch.setattr(
+            dialect_of(scene).outcomes, "not_recorded", lambda c, succeeded: {s.id for s in succeeded}
+        )
     else:
         patch.setattr(scene.store.dialect, "_not_recorded", lambda c, succeeded: {s.id for s in succeeded})
 
@@ -136,6 +176,9 @@ def batch_fails_on_a_conflict(scene: Scene, patch: Patch) -> None:
     patch.setattr(scene.store.dialect, "insert_or_ignore", insert)
     if scene.sqlite:
         reword(scene, patch, record=("ON CONFLICT (job_id) DO NOTHING", ""))
+    elif scene.mysql:
+        ignore = "ON DUPLICATE KEY UPDATE job_id = duly_executions.job_id"
+        reword_mysql(patch, dialect_of(scene).outcomes, record_all=(ignore, ""))
     else:
         reword_exchange(scene, patch, "ON CONFLICT (job_id) DO NOTHING", "")
 
@@ -143,6 +186,8 @@ def batch_fails_on_a_conflict(scene: Scene, patch: Patch) -> None:
 def claim_without_ledger(scene: Scene, patch: Patch) -> None:
     if scene.sqlite:
         patch.setattr(scene.store.dialect, "_ended", lambda connection, ids: {})
+    elif scene.mysql:
+        patch.setattr(dialect_of(scene).outcomes, "ended", lambda connection, ids: {})
     else:
         reword_exchange(scene, patch, "WHERE job_id = ANY(ARRAY(SELECT id FROM claimed))", "WHERE false")
 
@@ -150,6 +195,8 @@ def claim_without_ledger(scene: Scene, patch: Patch) -> None:
 def claim_without_run_at(scene: Scene, patch: Patch) -> None:
     if scene.sqlite:
         reword_sqlite_claim(scene, patch, "run_at <=", "'' <=")
+    elif scene.mysql:
+        reword_mysql_claim(scene, patch, "run_at <= {clock}", "true")
     else:
         reword_exchange(scene, patch, "run_at <= (SELECT clock_timestamp())", "true")
 
@@ -157,12 +204,14 @@ def claim_without_run_at(scene: Scene, patch: Patch) -> None:
 def claim_without_expiry(scene: Scene, patch: Patch) -> None:
     if scene.sqlite:
         reword_sqlite_claim(scene, patch, "expires_at >", "'9999' >")
+    elif scene.mysql:
+        reword_mysql_claim(scene, patch, "expires_at > {clock}", "true")
     else:
         reword_exchange(scene, patch, "expires_at > (SELECT clock_timestamp())", "true")
 
 
 def claim_without_membership(scene: Scene, patch: Patch) -> None:
-    if scene.sqlite:
+    if scene.sqlite or scene.mysql:
         patch.setattr(scene.store.dialect, "_alive", lambda connection, worker: True)
     else:
         reword_exchange(scene, patch, "AND (SELECT alive FROM self)", "")
@@ -170,7 +219,9 @@ def claim_without_membership(scene: Scene, patch: Patch) -> None:
 
 def claim_keeps_its_number(scene: Scene, patch: Patch) -> None:
     if scene.sqlite:
-        reword_sqlite_claim(scene, patch, "claim = claim + 1", "claim = 1")
+        reword(scene, patch, hold=("claim = claim + 1", "claim = 1"))
+    elif scene.mysql:
+        reword_mysql(patch, dialect_of(scene).claims, take=("claim = claim + 1", "claim = 1"))
     else:
         reword_exchange(scene, patch, "claim = claim + 1", "claim = 1")
 
@@ -199,10 +250,24 @@ def finish_without_expiry(scene: Scene, patch: Patch) -> None:
             return getattr(scene.store.dialect, name)
 
     patch.setattr(ledger, "dialect", Stopped())
+    if scene.mysql:
+        honest = scene.store.dialect.insert_unless_there
+        stopped = datetime(2000, 1, 1, tzinfo=UTC)
+        patch.setattr(scene.store.dialect, "insert_unless_there", lambda *row: honest(*row) and stopped)
 
 
 def transactional_finish_past_the_ledger(scene: Scene, patch: Patch) -> None:
     """The ledger's row is overwritten instead of refused."""
+    if scene.mysql:
+        now = datetime.now(UTC)
+
+        def over(connection: Any, table: Any, row: dict[str, Any]) -> datetime:
+            written = mysql.insert(table).values(**row).on_duplicate_key_update({"worker": "another"})
+            connection.execute(written)
+            return now
+
+        patch.setattr(scene.store.dialect, "insert_unless_there", over)
+        return
     if scene.sqlite:
         from sqlalchemy.dialects.sqlite import insert as upsert
     else:
@@ -215,7 +280,6 @@ def transactional_finish_past_the_ledger(scene: Scene, patch: Patch) -> None:
 
 
 def transactional_finish_without_claim(scene: Scene, patch: Patch) -> None:
-    from dataclasses import replace
 
     ledger: Any = scene.store.ledger
     honest = ledger.finish
@@ -223,7 +287,7 @@ def transactional_finish_without_claim(scene: Scene, patch: Patch) -> None:
     def finish(connection: Any, worker: str, job: Any, **more: Any) -> None:
         table = scene.store.tables.jobs
         claim = connection.scalar(select(table.c.claim).where(table.c.id == job.id)) or job.claim
-        honest(connection, worker, replace(job, claim=claim), **more)
+        honest(connection, worker, job._replace(claim=claim), **more)
 
     patch.setattr(ledger, "finish", finish)
 
@@ -263,15 +327,13 @@ def rescue_in_one_step(scene: Scene, patch: Patch) -> None:
             .where(table.c.id.in_([row.id for row in rows]))
             .values(state="available", worker=None, rescues=table.c.rescues + 1)
         )
-        return rows
+        return Taken(list(rows))
 
     patch.setattr(rescue, "offer_again", offer_again)
 
 
 def rescue_waits_for_locks(scene: Scene, patch: Patch) -> None:
-    patch.setattr(
-        scene.store.dialect, "lock_rows", lambda statement, skip_locked=False: statement.with_for_update()
-    )
+    patch.setattr(scene.store.dialect, "lock_rows", lambda statement, **_: statement.with_for_update())
 
 
 def rescue_takes_the_living(scene: Scene, patch: Patch) -> None:
@@ -280,6 +342,51 @@ def rescue_takes_the_living(scene: Scene, patch: Patch) -> None:
     patch.setattr(
         scene.store.rescue, "orphaning_workers", lambda connection: list(connection.scalars(everyone))
     )
+
+
+def everything_is_blamed(scene: Scene, patch: Patch) -> None:
+    """Whatever the worker held, as if nobody had kept a black box."""
+    rescue: Any = scene.store.rescue
+    honest = rescue.mourn
+
+    def mourn(connection: Any, names: Any, started: Any, cause: str) -> Any:
+        return honest(connection, names, _held_by(scene, connection, names), cause)
+
+    patch.setattr(rescue, "mourn", mourn)
+
+
+def blamed_by_id_alone(scene: Scene, patch: Patch) -> None:
+    """Whichever claim it was that had started."""
+    rescue: Any = scene.store.rescue
+    honest = rescue.mourn
+
+    def mourn(connection: Any, names: Any, started: Any, cause: str) -> Any:
+        held = _held_by(scene, connection, names)
+        return honest(connection, names, {job: held[job] for job in started}, cause)
+
+    patch.setattr(rescue, "mourn", mourn)
+
+
+def _held_by(scene: Scene, connection: Any, names: Any) -> dict[Any, int]:
+    jobs = scene.store.tables.jobs.c
+    return {
+        row.id: row.claim
+        for row in connection.execute(select(jobs.id, jobs.claim).where(jobs.worker.in_(names)))
+    }
+
+
+def own_kills_rescue_everything(scene: Scene, patch: Patch) -> None:
+    rescue: Any = scene.store.rescue
+    honest = rescue.offer_again
+    patch.setattr(rescue, "offer_again", lambda connection, names, **_: honest(connection, names))
+
+
+def deaths_never_end(scene: Scene, patch: Patch) -> None:
+    patch.setattr("duly.store.deaths.LAST_DEATH", 1_000)
+
+
+def suspects_are_claimed_ahead(scene: Scene, patch: Patch) -> None:
+    patch.setattr(scene.store.suspects.jobs, "held_by", lambda connection, worker: {})
 
 
 def rescue_never_ends(scene: Scene, patch: Patch) -> None:
@@ -344,20 +451,29 @@ MUTANTS = [
     Mutant("a transactional finish past the ledger", transactional_finish_past_the_ledger,
            checks.check_a_transactional_finish_refuses_what_is_in_the_ledger),
     Mutant("an enqueue again without the second look", insert_again_without_the_second_look,
-           checks.check_an_id_that_ends_between_the_look_and_the_insert_is_not_inserted, only="postgresql"),
+           checks.check_an_id_that_ends_between_the_look_and_the_insert_is_not_inserted, only=SERVERS),
     Mutant("an enqueue again without a look", insert_again_without_a_look,
            checks.check_an_id_in_the_ledger_is_not_inserted_again),
     Mutant("a rescue in one step", rescue_in_one_step,
-           checks.check_a_worker_that_registers_meanwhile_is_not_rescued, only="postgresql"),
+           checks.check_a_worker_that_registers_meanwhile_is_not_rescued, only=("postgresql",)),
     Mutant("a rescue that waits", rescue_waits_for_locks,
            checks.check_rescue_passes_over_rows_that_a_frozen_transaction_holds,
-           only="postgresql", fails=DatabaseBusy),
+           only=SERVERS, fails=DatabaseBusy),
     Mutant("a rescue of the living", rescue_takes_the_living,
            checks.check_only_rows_of_dead_workers_are_rescued),
     Mutant("a rescue without end", rescue_never_ends,
            checks.check_the_eleventh_rescue_ends_the_job_as_failed),
+    Mutant("a death that everything is blamed for", everything_is_blamed,
+           checks.check_only_what_had_started_is_blamed),
+    Mutant("a death blamed on another claim", blamed_by_id_alone,
+           checks.check_only_what_had_started_is_blamed),
+    Mutant("a kill of ours that rescues everything", own_kills_rescue_everything,
+           checks.check_of_a_worker_that_we_killed_only_what_had_started_counts_a_rescue),
+    Mutant("deaths without end", deaths_never_end, checks.check_the_third_death_ends_the_job_as_failed),
+    Mutant("suspects claimed ahead", suspects_are_claimed_ahead,
+           checks.check_suspects_are_claimed_apart_and_one_at_a_time),
     Mutant("a judge that judges itself", the_judge_judges_itself,
-           checks.check_the_judge_is_never_dead, only="postgresql"),
+           checks.check_the_judge_is_never_dead, only=SERVERS),
     Mutant("a retry past expires_at", retry_past_expiry,
            checks.check_a_retry_that_could_only_come_after_expires_at_ends_expired),
     Mutant("a retry by the worker's clock", retry_by_the_workers_clock,
@@ -368,8 +484,8 @@ MUTANTS = [
 CASES = [
     pytest.param(mutant, name, id=f"{name}-{mutant.name}: {mutant.check.__name__}")
     for mutant in MUTANTS
-    for name in ("sqlite", "postgresql")
-    if mutant.only in {None, name}
+    for name in NAMES
+    if name in mutant.only
 ]
 
 

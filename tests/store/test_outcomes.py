@@ -199,9 +199,8 @@ def test_an_outcome_for_a_job_that_never_was_is_lost(scene: Scene) -> None:
 
 
 def _as(held: Any, identity: Any) -> Any:
-    from dataclasses import replace
 
-    return replace(held, id=identity)
+    return held._replace(id=identity)
 
 
 def test_a_ledger_conflict_at_the_finish_never_fails_the_batch(scene: Scene) -> None:

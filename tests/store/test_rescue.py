@@ -29,21 +29,54 @@ def test_the_eleventh_rescue_ends_the_job_as_failed(scene: Scene) -> None:
     checks.check_the_eleventh_rescue_ends_the_job_as_failed(scene)
 
 
-def test_rescue_passes_over_rows_that_a_frozen_transaction_holds(postgresql: Scene) -> None:
-    checks.check_rescue_passes_over_rows_that_a_frozen_transaction_holds(postgresql)
+def test_rescue_passes_over_rows_that_a_frozen_transaction_holds(server: Scene) -> None:
+    checks.check_rescue_passes_over_rows_that_a_frozen_transaction_holds(server)
 
 
 def test_a_worker_that_registers_meanwhile_is_not_rescued(postgresql: Scene) -> None:
     checks.check_a_worker_that_registers_meanwhile_is_not_rescued(postgresql)
 
 
-def test_rescue_uses_no_attempt_and_clears_the_mark(scene: Scene) -> None:
+def test_rescue_uses_no_attempt(scene: Scene) -> None:
+    worker, held = scene.running()
+    worker.die()
+    scene.rescue()
+    row: Any = scene.row(held.id)
+    assert (row["attempt"], row["deaths"], row["run_at"]) == (0, 0, held.run_at)
+
+
+def test_what_was_marked_as_started_is_never_offered_again(scene: Scene) -> None:
+    """An unrepeatable job: its effect may have happened."""
     worker, held = scene.running()
     scene.alter(held.id, started_at=held.run_at)
     worker.die()
     scene.rescue()
+    ended: Any = scene.ended(held.id)
+    assert (ended["outcome"], ended["attempts"], ended["started_at"]) == ("uncertain", 1, held.run_at)
+    assert scene.row(held.id) is None
+
+
+def test_what_somebody_cancels_ends_so_when_its_worker_is_gone(scene: Scene) -> None:
+    worker, held = scene.running()
+    scene.alter(held.id, cancelling=True)
+    worker.die()
+    assert scene.rescue() == [held.id]
+    assert scene.outcome(held.id) == "cancelled"
+
+
+def test_of_a_worker_that_we_killed_only_what_had_started_counts_a_rescue(scene: Scene) -> None:
+    checks.check_of_a_worker_that_we_killed_only_what_had_started_counts_a_rescue(scene)
+
+
+def test_what_had_not_started_is_offered_again_without_end(scene: Scene) -> None:
+    """Only a rescue can be the eleventh."""
+    worker, held = scene.running()
+    scene.alter(held.id, rescues=10)
+    with scene.store.writing() as connection:
+        taken = scene.store.rescue.offer_again(connection, [worker.name], started={})
+    assert (taken.offered, taken.ended) == (1, [])
     row: Any = scene.row(held.id)
-    assert (row["attempt"], row["started_at"], row["run_at"]) == (0, None, held.run_at)
+    assert (row["state"], row["rescues"]) == ("available", 10)
 
 
 def test_rescue_goes_in_batches(scene: Scene) -> None:
@@ -52,9 +85,9 @@ def test_rescue_goes_in_batches(scene: Scene) -> None:
     worker.claim()
     worker.die()
     with scene.store.writing() as connection:
-        assert len(scene.store.rescue.offer_again(connection, [worker.name], limit=3)) == 3
-        assert len(scene.store.rescue.offer_again(connection, [worker.name], limit=3)) == 2
-        assert scene.store.rescue.offer_again(connection, [], limit=3) == []
+        assert len(scene.store.rescue.offer_again(connection, [worker.name], limit=3).rows) == 3
+        assert len(scene.store.rescue.offer_again(connection, [worker.name], limit=3).rows) == 2
+        assert scene.store.rescue.offer_again(connection, [], limit=3).rows == []
 
 
 def test_waiting_rows_are_never_rescued(scene: Scene) -> None:
@@ -74,24 +107,24 @@ def test_a_rescued_row_that_had_ended_is_removed_at_its_next_claim(scene: Scene)
     assert (reply.claimed, reply.replayed) == ([], [held.id])
 
 
-def test_two_rescuers_at_once_offer_a_job_again_once(postgresql: Scene) -> None:
-    scene = postgresql
+def test_two_rescuers_at_once_offer_a_job_again_once(server: Scene) -> None:
+    scene = server
     scene.enqueue_many(4)
     worker = scene.worker()
     worker.claim()
     worker.die()
     with scene.frozen() as one, scene.frozen() as two:
-        first = scene.store.rescue.offer_again(one, [worker.name], limit=2)
-        second = scene.store.rescue.offer_again(two, [worker.name], limit=4)
+        first = scene.store.rescue.offer_again(one, [worker.name], limit=2).rows
+        second = scene.store.rescue.offer_again(two, [worker.name], limit=4).rows
     assert len(first) == len(second) == 2
     assert not {row.id for row in first} & {row.id for row in second}
 
 
-# ── heartbeats: PostgreSQL ────────────────────────────────────────────────────────────────────
+# ── heartbeats ────────────────────────────────────────────────────────────────────
 
 
-def test_a_worker_silent_for_a_lease_is_dead_and_its_row_is_gone(postgresql: Scene) -> None:
-    scene = postgresql
+def test_a_worker_silent_for_a_lease_is_dead_and_its_row_is_gone(server: Scene) -> None:
+    scene = server
     silent, living, _ = scene.worker(), scene.worker(), scene.enqueue()
     silent.claim_one()
     scene.turn_beat(silent, -LEASE - timedelta(milliseconds=1))
@@ -99,35 +132,35 @@ def test_a_worker_silent_for_a_lease_is_dead_and_its_row_is_gone(postgresql: Sce
     assert dead(scene) == [silent.name]
     assert dead(scene) == []
     with scene.store.writing() as connection:
-        assert scene.store.workers.beat(connection, silent.name) is None
-        assert scene.store.workers.beat(connection, living.name) is not None
+        assert scene.store.workers.pulse(connection, silent.name, LEASE) is None
+        assert scene.store.workers.pulse(connection, living.name, LEASE) is not None
 
 
-def test_a_beat_in_the_future_counts_as_stale(postgresql: Scene) -> None:
-    worker = postgresql.worker()
-    postgresql.turn_beat(worker, HOUR)
-    assert dead(postgresql) == [worker.name]
+def test_a_beat_in_the_future_counts_as_stale(server: Scene) -> None:
+    worker = server.worker()
+    server.turn_beat(worker, HOUR)
+    assert dead(server) == [worker.name]
 
 
-def test_a_beat_on_its_way_is_not_judged(postgresql: Scene) -> None:
+def test_a_beat_on_its_way_is_not_judged(server: Scene) -> None:
     """Its row is locked by the beat that has not committed; the judge neither waits nor deletes it."""
-    scene = postgresql
+    scene = server
     worker = scene.worker()
     scene.turn_beat(worker, -HOUR)
     with scene.store.writing() as beating:
-        scene.store.workers.beat(beating, worker.name)
+        scene.store.workers.pulse(beating, worker.name, LEASE)
         assert dead(scene) == []
     assert dead(scene) == []
 
 
-def test_a_beat_moves_the_row_and_tells_the_databases_time(postgresql: Scene) -> None:
-    scene = postgresql
+def test_a_beat_moves_the_row_and_tells_the_databases_time(server: Scene) -> None:
+    scene = server
     worker = scene.worker()
     scene.turn_beat(worker, -LEASE * 2)
     with scene.store.writing() as connection:
-        told = scene.store.workers.beat(connection, worker.name)
+        told = scene.store.workers.pulse(connection, worker.name, LEASE)
     assert told is not None
-    assert abs(told - scene.database_now()) < timedelta(seconds=5)
+    assert abs(told.now - scene.database_now()) < timedelta(seconds=5)
     assert dead(scene) == []
 
 
@@ -150,11 +183,11 @@ def test_a_worker_without_a_lock_is_dead_at_once(sqlite: Scene) -> None:
 def test_a_beat_on_sqlite_only_looks(sqlite: Scene) -> None:
     worker = sqlite.worker()
     with sqlite.store.reading() as connection:
-        assert sqlite.store.workers.beat(connection, worker.name) is not None
+        assert sqlite.store.workers.pulse(connection, worker.name, LEASE) is not None
         assert not connection.connection.driver_connection.in_transaction  # type: ignore[union-attr]
     worker.die()
     with sqlite.store.reading() as connection:
-        assert sqlite.store.workers.beat(connection, worker.name) is None
+        assert sqlite.store.workers.pulse(connection, worker.name, LEASE) is None
 
 
 def _in_child(act: Any) -> tuple[int, Any]:

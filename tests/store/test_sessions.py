@@ -88,7 +88,8 @@ def test_another_prefix_in_the_same_database_is_another_installation_but_the_sam
 def test_two_urls_of_one_database_are_one(database: Database, store: Store, make: Any) -> None:
     app, note = make(database.url)
     url = database.url.replace("sqlite:///", "sqlite:///file:") + "?uri=true" if database.name == "sqlite" else (
-        database.url + ("&" if "?" in database.url else "?") + "application_name=other"
+        database.url + ("&" if "?" in database.url else "?")
+        + ("program_name=other" if database.name == "mysql" else "application_name=other")
     )  # fmt: skip
     with Session(make.engine(url)) as session, session.begin():
         note.using(session=session).enqueue(1)

@@ -78,8 +78,8 @@ def test_the_look_says_what_is_due_and_how_long_until_the_next(scene: Scene) -> 
     assert due(scene).expire is True
 
 
-def test_locked_rows_are_passed_over_by_promotion_expiry_and_clearing(postgresql: Scene) -> None:
-    scene = postgresql
+def test_locked_rows_are_passed_over_by_promotion_expiry_and_clearing(server: Scene) -> None:
+    scene = server
     jobs = [scene.enqueue(state=State.SCHEDULED) for _ in range(4)]
     table = scene.store.tables.jobs
     with scene.frozen() as frozen:
@@ -159,8 +159,8 @@ def test_clear_ends_waiting_jobs_of_a_queue_or_a_task_or_all(scene: Scene) -> No
         assert scene.store.ledger.outcomes(connection) == {"cancelled": 8}
 
 
-def test_a_cancelled_job_is_not_handed_out_by_a_claim_that_comes_meanwhile(postgresql: Scene) -> None:
-    scene = postgresql
+def test_a_cancelled_job_is_not_handed_out_by_a_claim_that_comes_meanwhile(server: Scene) -> None:
+    scene = server
     job, worker = scene.enqueue(), scene.worker()
     with scene.store.writing() as connection:
         assert scene.store.jobs.cancel(connection, job.id, "stop")

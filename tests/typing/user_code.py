@@ -76,6 +76,16 @@ class Idle(Job):
     text: str
 
 
+@jobs.task(isolated=True, max_memory=256 * 1024**2, max_cpu=timedelta(seconds=30))
+def convert(file: str) -> int:
+    return len(file)
+
+
+@jobs.task(isolated=True, max_cpu=1.5)
+class Render(Job):
+    async def perform(self) -> None: ...
+
+
 @jobs.task(qeue="mail")  # wrong: a misspelt option
 def misspelt() -> None: ...
 
@@ -86,6 +96,10 @@ def sometimes() -> None: ...
 
 @jobs.task(max_attempts="three")  # wrong: an option of another type
 def three() -> None: ...
+
+
+@jobs.task(isolated=True, max_memory="256M")  # wrong: bytes are a number
+def large() -> None: ...
 
 
 @more.task(id=uuid4())  # wrong: an id belongs to a call

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import mysql
 from tests.databases import ROOT, Bench, Database, Databases, connect
 from tests.postgresql import Cluster, NoPostgreSQL, copy_of, installed_binaries, wait_gone, wheel_binaries
 
@@ -96,6 +97,45 @@ def test_two_databases_are_two(database: Database, other_database: Database) -> 
     assert other_database.rows("SELECT n FROM marks") == []
 
 
+def test_self_started_mysql(bench: Bench) -> None:
+    try:
+        server = bench.own_mysql("own")
+    except mysql.NoMySQL as reason:
+        pytest.skip(f"no mysql: {reason}")
+    pid = server.pid
+    assert pid in bench.processes()
+    with mysql.connect(server.url) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT 6 * 7, @@bind_address")
+        assert cursor.fetchone() == (42, "127.0.0.1")
+    if os.geteuid() == 0:
+        assert server.data.stat().st_uid != 0
+    server.remove()
+    assert wait_gone(pid, timeout=0)
+    assert not server.home.exists()
+
+
+def test_private_mysql_keeps_what_was_committed_when_killed(private_mysql: mysql.Server) -> None:
+    url, first = private_mysql.url, private_mysql.pid
+    with mysql.connect(url) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE kept (n int)")
+        cursor.execute("INSERT INTO kept VALUES (1)")
+        private_mysql.restart("kill")
+    assert private_mysql.pid not in {0, first}
+    assert private_mysql.url == url
+    with mysql.connect(url) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT n FROM kept")
+        assert cursor.fetchall() == ((1,),)
+    private_mysql.stop()
+    assert private_mysql.pid == 0
+
+
+def test_open_connection_to_mysql_is_noticed_and_cut(databases: Databases, mysql_database: Database) -> None:
+    left_open = mysql.connect(mysql_database.url)
+    assert len(databases.mysql().strangers(patience=0.05)) == 1
+    assert databases.mysql().strangers() == []
+    left_open.close()
+
+
 def test_open_connection_is_noticed_and_cut(databases: Databases, postgresql_database: Database) -> None:
     left_open = connect(postgresql_database.url)
     assert len(databases.postgresql().strangers(patience=0.05)) == 1
@@ -122,32 +162,43 @@ def run_pytest(folder: Path, test: str, **environment: str) -> subprocess.Comple
 
 
 NO_POSTGRESQL = "postgresql+psycopg://nobody@127.0.0.1:1/none"
+NO_MYSQL = "mysql+pymysql://nobody@127.0.0.1:1/none"
 
 
 def test_missing_database_is_skipped_and_said_at_the_end(tmp_path: Path) -> None:
     test = "def test_it(database): pass"
-    done = run_pytest(tmp_path, test, DULY_TEST_POSTGRESQL=NO_POSTGRESQL, DULY_TEST_REQUIRE="sqlite")
-    assert done.returncode == 0, done.stdout
-    last_lines = done.stdout.splitlines()[-4:]
-    assert any(
-        line.startswith("NOT RUN: 1 × no postgresql: the server at 127.0.0.1:1/none") for line in last_lines
-    )
-    assert last_lines[-1].startswith("1 passed, 1 skipped")
-
-
-def test_required_database_that_is_missing_fails_the_run(tmp_path: Path) -> None:
-    test = "def test_it(database): pass"
     done = run_pytest(
-        tmp_path, test, DULY_TEST_POSTGRESQL=NO_POSTGRESQL, DULY_TEST_REQUIRE="sqlite,postgresql"
+        tmp_path,
+        test,
+        DULY_TEST_POSTGRESQL=NO_POSTGRESQL,
+        DULY_TEST_MYSQL=NO_MYSQL,
+        DULY_TEST_REQUIRE="sqlite",
     )
+    assert done.returncode == 0, done.stdout
+    last_lines = done.stdout.splitlines()[-5:]
+    for name in ("postgresql", "mysql"):
+        said = f"NOT RUN: 1 × no {name}: the server at 127.0.0.1:1/none"
+        assert any(line.startswith(said) for line in last_lines), name
+    assert last_lines[-1].startswith("1 passed, 2 skipped")
+
+
+@pytest.mark.parametrize(
+    ("name", "elsewhere"),
+    [("postgresql", {"DULY_TEST_POSTGRESQL": NO_POSTGRESQL}), ("mysql", {"DULY_TEST_MYSQL": NO_MYSQL})],
+)
+def test_required_database_that_is_missing_fails_the_run(
+    tmp_path: Path, name: str, elsewhere: dict[str, str]
+) -> None:
+    test = "def test_it(database): pass"
+    done = run_pytest(tmp_path, test, DULY_TEST_REQUIRE=f"sqlite,{name}", **elsewhere)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "DULY_TEST_REQUIRE asks for postgresql, but there is none: the server at" in done.stderr
+    assert f"DULY_TEST_REQUIRE asks for {name}, but there is none: the server at" in done.stderr
 
 
 def test_misspelt_requirement_fails_the_run(tmp_path: Path) -> None:
     done = run_pytest(tmp_path, "def test_it(): pass", DULY_TEST_REQUIRE="postgres")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "DULY_TEST_REQUIRE names 'postgres'; known are sqlite, postgresql" in done.stderr
+    assert "DULY_TEST_REQUIRE names 'postgres'; known are sqlite, postgresql, mysql" in done.stderr
 
 
 LEAKS = {

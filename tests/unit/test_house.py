@@ -26,8 +26,10 @@ SLOW_OR_OPTIONAL = {
     "cryptography",
     "psycopg",
     "rich",
+    "setproctitle",  # of the extra duly[work], as watchfiles is
     "sqlalchemy",
     "typer",
+    "watchfiles",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from duly import Duly
 from duly.envelope.keys import Keyring, new_key
 from duly.errors import SettingsError
-from duly.settings import Settings
+from duly.settings import Notifying, Settings
 
 
 @pytest.fixture
@@ -170,3 +171,35 @@ def test_an_app_reads_its_settings_and_its_arguments_win(monkeypatch: pytest.Mon
     assert Duly().settings.database_url == "sqlite:///env.db"
     app = Duly("sqlite:///given.db", prefix="given_")
     assert (app.settings.database_url, app.settings.prefix) == ("sqlite:///given.db", "given_")
+
+
+# ── systemd ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("said", "watchdog"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "30000000"}, 30.0),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}, 30.0),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+    ],
+)
+def test_what_systemd_says(
+    monkeypatch: pytest.MonkeyPatch, said: dict[str, str], watchdog: float | None
+) -> None:
+    for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
+        monkeypatch.delenv(name, raising=False)
+    assert Notifying.read() == Notifying("", None)
+    for name, value in (said | {"NOTIFY_SOCKET": "@systemd"}).items():
+        monkeypatch.setenv(name, value)
+    assert Notifying.read() == Notifying("@systemd", watchdog)
+
+
+def test_what_was_asked_for_goes_over_the_settings() -> None:
+    asked = Settings(threads=3).asked(threads=None, grace=1, max_jobs=5)
+    assert (asked.threads, asked.grace, asked.max_jobs) == (3, 1.0, 5)
+    with pytest.raises(SettingsError, match=r"^grace: must be a number of seconds"):
+        Settings().asked(threads=2, grace=-1)

@@ -45,8 +45,9 @@ class Play:
 
     def __init__(self, stage: Stage, kind: str, **app: Any) -> None:
         self.stage, self.kind = stage, kind
-        engine = create_async_engine(stage.database.async_url, poolclass=NullPool)
-        self.app: App = stage.app(async_engine=engine, **app)
+        if kind.startswith("async"):
+            app["async_engine"] = create_async_engine(stage.database.async_url, poolclass=NullPool)
+        self.app: App = stage.app(**app)
         stage.make_effects()
         self.body: Body = lambda doing: doing.write("effect")
         self.task = self._declare()

@@ -68,9 +68,11 @@ class Stage:
         self, *, settings: dict[str, Any] | None = None, on: Database | None = None, **options: Any
     ) -> App:
         """An app with open, migrated tables and short polls."""
-        app = App((on or self.database).url, **options)
-        app.settings = replace(app.settings, poll=0.02, **(settings or {}))
-        app.migrate()
+        database = on or self.database
+        with database.furnished() as url:
+            app = App(url, **options)
+            app.settings = replace(app.settings, **({"poll": 0.02} | (settings or {})))
+            app.migrate()
         self._made.append(app)
         return app
 
@@ -231,9 +233,9 @@ class TurnedWorker:
         self.clock = clock or TurnedClock()
         self.pump = Pump(app, Selection(queues), threads=threads, coroutines=coroutines, clock=self.clock)
         self.gone = False
-        self.pump._threads.start()
+        self.pump._lanes.start()
         with self.pump._transaction() as connection:
-            self.pump._join(connection)
+            self.pump._standing.join(connection)
 
     @property
     def id(self) -> str:
@@ -248,6 +250,7 @@ class TurnedWorker:
         if seconds:
             assert isinstance(self.clock, TurnedClock)
             self.clock.turn(seconds)
+        self.pump._look = True
         return self.pump.turn()
 
     def beat(self) -> bool:
@@ -258,7 +261,7 @@ class TurnedWorker:
         deadline = time.monotonic() + self.stage.patience
         while not condition():
             assert time.monotonic() < deadline, f"{what} did not come"
-            if not self.pump.turn():
+            if not self.turn():
                 with contextlib.suppress(AttributeError):
                     self.pump._sleep()
 
@@ -273,8 +276,7 @@ class TurnedWorker:
             ticket.cancellation.set()
         self.pump._line.close()
         self.app.store.dialect.drop_liveness(self.id)
-        self.pump._loop.stop(1.0)
-        self.pump._threads.stop(0.0)
+        self.pump._lanes.stop()
 
     def leave(self) -> bool:
         self.gone = True

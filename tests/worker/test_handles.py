@@ -101,18 +101,13 @@ def test_a_waiting_job_can_be_cancelled_and_never_runs(stage: Stage, app: App) -
     assert app.drain() == {}
 
 
-def test_neither_a_running_nor_an_ended_job_can_be_cancelled(stage: Stage, app: App) -> None:
+def test_a_job_that_has_ended_cannot_be_cancelled(stage: Stage, app: App) -> None:
     do = declare(app)
-    running = do.enqueue("x")
-    turned = stage.turned(app)
-    with app.store.writing() as connection:
-        assert app.store.jobs.claim_one(connection, turned.id, running.id)
-    assert not running.cancel()
-    assert not app.manage.cancel(running.id)
-    assert running.state == "running"
-    turned.beat()
-    turned.until_ended(running)
-    assert not app.manage.cancel(running.id)
+    ended = do.enqueue("x")
+    app.drain()
+    assert not ended.cancel()
+    assert not app.manage.cancel(ended.id)
+    assert ended.outcome == "succeeded"
     assert not app.handle(new_id()).cancel()
     with pytest.raises(JobNotFound):
         app.manage.cancel(new_id())

@@ -287,12 +287,14 @@ def test_an_async_database_that_refuses_connections_uses_no_attempt(postgresql: 
 
 def passed(stage: Stage, job: Any) -> bool:
     """Whether the job has expired, by the database."""
-    clock = "strftime('%Y-%m-%d %H:%M:%f000', 'now')" if stage.sqlite else "clock_timestamp()"
-    identity = job.id.hex if stage.sqlite else str(job.id)
+    clock = {
+        "sqlite": "strftime('%Y-%m-%d %H:%M:%f000', 'now')",
+        "postgresql": "clock_timestamp()",
+        "mysql": "UTC_TIMESTAMP(6)",
+    }[stage.database.name]
     mark = "?" if stage.sqlite else "%s"
     ((past,),) = stage.database.rows(
-        f"SELECT expires_at <= {clock} FROM duly_jobs WHERE replace(CAST(id AS text), '-', '') = {mark}",
-        (identity.replace("-", ""),),
+        f"SELECT expires_at <= {clock} FROM duly_jobs WHERE id = {mark}", (str(job.id),)
     )
     return bool(past)
 
@@ -312,7 +314,7 @@ def no_connection(turn: WriteTurn, app: App) -> Iterator[None]:
 def late(stage: Stage, kind: str, hold: Callable[..., Any], engine: dict[str, Any]) -> tuple[Any, list[int]]:
     """An attempt that was in time when it was prepared, and waits until it is not; its report."""
     stage.make_effects()
-    on = replace(stage.database, url=create_engine(stage.database.url, **engine))
+    on = replace(stage.database, address=create_engine(stage.database.url, **engine))
     app, ran = stage.app(on=on, async_engine=async_engine_on(stage.database)), list[int]()
 
     def work() -> None:

@@ -66,6 +66,7 @@ def test_a_release_whose_reply_was_lost_does_not_give_the_job_to_two(stage: Stag
     blocking, job = first.using(priority=-1).enqueue(), second.enqueue()
     turned, other = stage.turned(app, threads=1), stage.turned(app)
     turned.pump._pace.room = lambda *_: 2  # type: ignore[method-assign]
+    turned.pump._pace.fit = lambda tasks, _: len(tasks)  # type: ignore[method-assign]
     turned.turn()
     gate.wait_running()
     turned.pump._pace.room = lambda *_: 0  # type: ignore[method-assign]
@@ -142,6 +143,7 @@ def test_a_worker_taken_for_dead_drops_what_waits_and_stops_what_runs(stage: Sta
     first, second = wait.enqueue(), wait.enqueue()
     turned = stage.turned(app, threads=1)
     turned.pump._pace.room = lambda *_: 2  # type: ignore[method-assign]
+    turned.pump._pace.fit = lambda tasks, _: len(tasks)  # type: ignore[method-assign]
     turned.turn()
     gate.wait_running()
     turned.pump._pace.room = lambda *_: 0  # type: ignore[method-assign]
@@ -366,7 +368,7 @@ def test_a_working_worker_whose_connection_is_killed_finds_back(postgresql: Stag
 
 
 def test_a_busy_database_is_not_a_lost_one(sqlite: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("duly.store.dialect.sqlite.BUSY_TIMEOUT_MS", 1)
+    monkeypatch.setattr("duly.store.dialect.writelock.PATIENCE", 0.001)
     stage, app = sqlite, sqlite.app()
 
     @app.task

@@ -17,9 +17,9 @@ from duly.model.report import PutBack
 from duly.store import tasktransaction
 from duly.store.outcomes import Outcomes
 from duly.worker.executor import Executor
-from duly.worker.pump import Pump
 from duly.worker.services import membership
 from duly.worker.services.membership import Membership
+from duly.worker.standing import Standing
 from tests.worker import checks
 from tests.worker.stage import Stage
 
@@ -28,7 +28,7 @@ Mutate = Callable[[pytest.MonkeyPatch], None]
 
 def no_reconcile(patch: pytest.MonkeyPatch) -> None:
     """A lost reply is forgotten."""
-    patch.setattr(Pump, "_reconcile", lambda *_: None)
+    patch.setattr(Standing, "_reconcile", lambda *_: None)
 
 
 def judge_at_once(patch: pytest.MonkeyPatch) -> None:

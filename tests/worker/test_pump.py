@@ -307,6 +307,7 @@ def test_an_async_job_that_waited_too_long_for_a_slot_goes_back(stage: Stage) ->
     first, second = wait.enqueue(), wait.enqueue()
     turned = stage.turned(app, coroutines=1)
     turned.pump._pace.room = lambda *_: 2  # type: ignore[method-assign]
+    turned.pump._pace.fit = lambda tasks, _: len(tasks)  # type: ignore[method-assign]
     try:
         turned.turn()
         assert began.acquire(timeout=PATIENCE)
@@ -332,6 +333,7 @@ def test_drain_gives_back_what_was_not_started_and_waits_for_what_runs(stage: St
     jobs = [wait.enqueue() for _ in range(4)]
     with Working(app, threads=1) as worker:
         worker.pump._pace.room = lambda sync, _: 3 - sync  # type: ignore[method-assign]
+        worker.pump._pace.fit = lambda tasks, _: len(tasks)  # type: ignore[method-assign]
         gate.wait_running()
         worker.pump.drain(PATIENCE)
         assert worker.clean is None
@@ -367,7 +369,7 @@ def test_what_runs_beyond_the_grace_is_left_and_its_late_outcome_is_not_taken(
     assert stage.workers(app) == set()
     turned = stage.turned(app)
     with app.store.writing() as connection:
-        turned.pump._rescue.look(connection, turned.id)
+        turned.pump._duties._rescue.look(connection, turned.id)
     turned.until_ended(job)
     assert stage.ended(app, job)["rescues"] == 1  # type: ignore[index]
 
@@ -404,13 +406,13 @@ def test_all_that_has_ended_is_recorded_before_a_worker_leaves(
     turned = stage.turned(app, threads=5)
     turned.turn()
     gate.wait_running(5)
-    stop = turned.pump._threads.stop
+    stop = turned.pump._lanes._threads.stop
 
     def stop_when_let_go(_: float) -> bool:
         gate.open()
         return stop(PATIENCE)
 
-    turned.pump._threads.stop = stop_when_let_go  # type: ignore[method-assign]
+    turned.pump._lanes._threads.stop = stop_when_let_go  # type: ignore[method-assign]
     assert turned.leave()
     assert [job.refresh().outcome for job in jobs] == ["succeeded"] * 5
 
@@ -447,7 +449,7 @@ def test_a_late_outcome_does_not_take_the_place_of_the_new_attempts(stage: Stage
     turned.beat()
     with app.store.writing() as connection:
         app.store.rescue.offer_again(connection, [old.worker])
-    turned.until(lambda: turned.pump._hand._tickets.get(job.id) not in (None, old), "the second claim")
+    turned.until(lambda: turned.pump._hand.of(job.id) not in (None, old), "the second claim")
     done = turned.pump._done.get(timeout=PATIENCE)  # of the second attempt
     gate.open()
     late = turned.pump._done.get(timeout=PATIENCE)

@@ -105,9 +105,8 @@ def test_a_replayed_row_rolls_back(some: Play, monkeypatch: pytest.MonkeyPatch) 
     real = app.store.ledger.finish
 
     def finish(connection: Any, worker: str, claimed: Any, **rest: Any) -> None:
-        import dataclasses
 
-        real(connection, worker, dataclasses.replace(claimed, id=job.id), **rest)
+        real(connection, worker, claimed._replace(id=job.id), **rest)
 
     monkeypatch.setattr(app.store.ledger, "finish", finish)
     with before_the_end(monkeypatch, record):
@@ -221,7 +220,7 @@ def test_no_cancellation_reaches_the_end_however_often_it_comes(
             await_only(asyncio.sleep(0))
 
     turned = play.turned()
-    pool.append(turned.pump._loop)
+    pool.append(turned.pump._lanes._loop)
     with before_the_end(monkeypatch, cancel_twice):
         job = play.run(turned)
     assert (job.outcome, job.attempts) == ("succeeded", 1)

@@ -194,7 +194,7 @@ def test_on_sqlite_one_transactional_task_runs_at_a_time_and_the_pump_goes_first
 
 
 def test_on_sqlite_a_busy_writer_uses_no_attempt(sqlite: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("duly.store.dialect.sqlite.BUSY_TIMEOUT_MS", 1)
+    monkeypatch.setattr("duly.store.dialect.writelock.PATIENCE", 0.001)
     play = Play(sqlite, "session")
     job = play.task.enqueue()
     turned = play.turned()

@@ -14,6 +14,7 @@ from duly.cli.exits import DONE, NO, Usage, complain
 from duly.cli.locate import opened
 from duly.cli.options import FLAG, AppOption, JobArgument, JsonOption, add
 from duly.model.ids import job_id
+from duly.model.states import State
 from duly.observe.durations import duration
 from duly.observe.text import one_line
 
@@ -141,9 +142,9 @@ def retry(identity: JobArgument, app: AppOption = None, json: JsonOption = False
 
 
 def cancel(identity: JobArgument, app: AppOption = None, json: JsonOption = False) -> int:
-    """Cancel a waiting job.
+    """Cancel a job: at once if it waits; if it runs, its worker is asked to stop it.
 
-    A job that runs or has ended is left as it is, and the exit code is 1.
+    A job that has ended is left as it is, and the exit code is 1.
     """
     wanted = _read_id(identity)
     with opened(app) as found:
@@ -155,9 +156,10 @@ def cancel(identity: JobArgument, app: AppOption = None, json: JsonOption = Fals
             "outcome": status.outcome and str(status.outcome),
         }
         show.as_json({"id": str(wanted), "cancelled": cancelled, **stands})
+    elif cancelled and status.state is State.RUNNING:
+        show.say(f"asked the worker of {wanted} to stop it; it ends when its task has noticed")
     elif cancelled:
         show.say(f"cancelled {wanted}")
     if not cancelled:
-        how = f"it is {status.state}" if status.state else f"it has ended {status.outcome}"
-        complain(f"job {wanted} was not cancelled: {how}")
+        complain(f"job {wanted} was not cancelled: it has ended {status.outcome}")
     return DONE if cancelled else NO

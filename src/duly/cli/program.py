@@ -74,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         answer = program(given or ["--help"], prog_name="duly", standalone_mode=False)
+    except KeyboardInterrupt:
+        return exit_code_of(typer.Abort())
     except Exception as error:  # noqa: BLE001 - the last one to see it
         return exit_code_of(error)
     return answer if isinstance(answer, int) else DONE

@@ -70,6 +70,7 @@ def _status(
                 "scheduled": queue.scheduled,
                 "available": queue.available,
                 "running": queue.running,
+                "suspect": queue.suspect,
                 "oldest_seconds": show.seconds(queue.age),
             }
             for queue in queues
@@ -91,11 +92,11 @@ def _status(
 def _queues(queues: list[Queue]) -> RenderableType:
     if not queues:
         return "No unfinished jobs."
-    numbers = ("Scheduled", "Available", "Running")
+    numbers = ("Scheduled", "Available", "Running", "Suspect")
     table = show.table("Queue", *numbers, "Oldest waits", numbers=(*numbers, "Oldest waits"))
     for queue in queues:
         counts = (show.count(n) for n in (queue.scheduled, queue.available, queue.running))
-        table.add_row(queue.name, *counts, show.age(queue.age))
+        table.add_row(queue.name, *counts, show.count(queue.suspect, bad=True), show.age(queue.age))
     return table
 
 
@@ -202,7 +203,9 @@ def _which(queue: str | None, task: str | None) -> Iterator[str]:
 
 def _ask(app: Duly, queue: str | None, task: str | None, which: str) -> None:
     """Ask with the number it will touch. Which task a waiting job is of is not counted: then it is a bound."""
-    waiting = sum(q.scheduled + q.available for q in app.manage.queues() if queue in {None, q.name})
+    waiting = sum(
+        q.scheduled + q.available + q.suspect for q in app.manage.queues() if queue in {None, q.name}
+    )
     number = f"{'up to ' if task else ''}{show.many(waiting, 'waiting job')}{which}"
     if not sys.stdin.isatty():
         raise Usage(f"this cancels {number}: say --yes, since there is no terminal to ask on")

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+import inspect
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from duly.cli.exits import Usage
 from duly.cli.locate import opened
 from duly.cli.options import FLAG, AppOption, add
-from duly.model.events import Notice
 from duly.observe import logs
 
 if TYPE_CHECKING:
     from duly.app import Duly
-    from duly.worker.queues import Selection
-
-_PLAIN = "DULY_KEYS is not set, so envelopes are plain; `duly keys new` makes a key"
+    from duly.worker.assignment import Pool
 
 ProcessesOption = Annotated[
     int | None,
@@ -38,6 +37,14 @@ QueuesOption = Annotated[
         show_default=False,
     ),
 ]
+PoolOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="A,B*:N",
+        help="N processes for these queues, beside other pools. Instead of --queues and --processes.",
+        show_default=False,
+    ),
+]
 GraceOption = Annotated[
     float | None,
     typer.Option(
@@ -46,9 +53,33 @@ GraceOption = Annotated[
         show_default=False,
     ),
 ]
+MaxJobsOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Replace a worker process after N jobs. Else DULY_MAX_JOBS, else never.",
+        show_default=False,
+    ),
+]
+MaxMemoryOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="MIB",
+        help="Replace a worker process that has more in memory. Else DULY_MAX_MEMORY, else never.",
+        show_default=False,
+    ),
+]
 LogFormatOption = Annotated[logs.LogFormat, typer.Option(help="How to write the log on stderr.")]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", metavar=FLAG, help="Log successes too, and your modules' info.")
+]
+ReloadOption = Annotated[
+    bool,
+    typer.Option(
+        "--reload",
+        metavar=FLAG,
+        help="Start again when a .py file below the current directory changes. For development.",
+    ),
 ]
 
 
@@ -58,19 +89,24 @@ def add_to(program: typer.Typer) -> None:
         program, "Workers", work,
         "duly work --app shop.tasks:jobs",
         "duly work --processes 4 --threads 10 --queues 'mail,report*'",
-        "duly work --log-format json --verbose",
+        "duly work --pool mail,reports:2 --pool '*:1' --max-jobs 10000",
+        "duly work --reload",
     )  # fmt: skip
     add(program, "Workers", workoff, "duly workoff", "duly workoff --queues mail")
 
 
-def work(
+def work(  # noqa: PLR0917 - the options of the command
     app: AppOption = None,
     processes: ProcessesOption = None,
     threads: ThreadsOption = None,
     queues: QueuesOption = None,
+    pool: PoolOption = None,
     grace: GraceOption = None,
+    max_jobs: MaxJobsOption = None,
+    max_memory: MaxMemoryOption = None,
     log_format: LogFormatOption = "text",
     verbose: VerboseOption = False,
+    reload: ReloadOption = False,
 ) -> int:
     """Run jobs until told to stop.
 
@@ -78,70 +114,93 @@ def work(
     first Ctrl-C or TERM lets running jobs end within the grace and gives back the others; the second
     stops at once.
     """
-    how = Manner(processes, threads, grace, log_format, verbose)
-    return _supervise(app, queues, how, until_empty=False)
+    if reload:
+        from duly.cli.reload import work_again_and_again
+
+        return work_again_and_again()
+    asked = {
+        "processes": processes, "threads": threads, "grace": grace, "max_jobs": max_jobs, "max_memory": max_memory
+    }  # fmt: skip
+    return _supervise(app, queues, pool, asked, log_format, verbose=verbose, until_empty=False)
 
 
+def _with_options_of_work(command: Callable[..., int]) -> Callable[..., int]:
+    """Typer reads options from a signature: this gives *command* that of ``work``, without ``--reload``."""
+    signature = inspect.signature(work)
+    shared = [parameter for parameter in signature.parameters.values() if parameter.name != "reload"]
+    command.__signature__ = signature.replace(parameters=shared)  # type: ignore[attr-defined]
+    command.__annotations__ = {name: kind for name, kind in work.__annotations__.items() if name != "reload"}
+    return command
+
+
+@_with_options_of_work
 def workoff(
-    app: AppOption = None,
-    processes: ProcessesOption = None,
-    threads: ThreadsOption = None,
-    queues: QueuesOption = None,
-    grace: GraceOption = None,
-    log_format: LogFormatOption = "text",
-    verbose: VerboseOption = False,
+    app: str | None,
+    queues: list[str] | None,
+    pool: list[str] | None,
+    log_format: logs.LogFormat,
+    verbose: bool,
+    **asked: Any,
 ) -> int:
     """Run jobs until none is left that could run now, then exit.
 
     Jobs whose time has not come stay where they are, and so do those that wait for their next attempt.
     """
-    how = Manner(processes, threads, grace, log_format, verbose)
-    return _supervise(app, queues, how, until_empty=True)
+    return _supervise(app, queues, pool, asked, log_format, verbose=verbose, until_empty=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Manner:
-    """How workers shall be run; None where the settings say it."""
-
-    processes: int | None
-    threads: int | None
-    grace: float | None
-    log_format: logs.LogFormat
-    verbose: bool
-
-    def check(self) -> None:
-        """``SettingsError`` for a number that is out of bounds."""
-        from duly.settings import Settings
-
-        Settings.read(processes=self.processes, threads=self.threads, grace=self.grace)
-
-
-def _supervise(reference: str | None, queues: list[str] | None, how: Manner, *, until_empty: bool) -> int:
+def _supervise(
+    reference: str | None,
+    queues: list[str] | None,
+    pool: list[str] | None,
+    asked: dict[str, Any],
+    log_format: logs.LogFormat,
+    *,
+    verbose: bool,
+    until_empty: bool,
+) -> int:
     """1. Whatever can be seen to be wrong is said now, in one line. 2. From then on, events are logged."""
-    how.check()
+    from duly.settings import Settings
+    from duly.worker.signals import be_deaf
+    from duly.worker.title import set_title
+
+    settings = Settings.read(**asked)
+    pools = _pools(queues, pool, asked, settings.processes)
     with opened(reference, tasks=True) as app:
-        selection = _selected(app, queues)
-        app.check_ready()
-        logs.setup(how.log_format, verbose=how.verbose)
-        logs.subscribe(app.emitter, successes=how.verbose)
-        if app.sealer.key_id is None:
-            app.emitter.emit(Notice(_PLAIN, "info"))
-        return app.supervise(
-            queues=selection.patterns,
-            processes=how.processes,
-            threads=how.threads,
-            grace=how.grace,
-            until_empty=until_empty,
+        _check_queues(app, pools)
+        set_title(f"supervisor {reference or settings.app}")
+        logs.setup(log_format, verbose=verbose)
+        logs.subscribe(app.emitter, successes=verbose)
+        try:
+            how: dict[str, Any] = asked | {"processes": None}
+            return app.supervise(pools=pools, until_empty=until_empty, **how)
+        finally:
+            be_deaf()  # whoever has asked to stop for the third time shall not see us stumble on the way out
+
+
+def _pools(
+    queues: list[str] | None, pool: list[str] | None, asked: dict[str, Any], processes: int
+) -> Sequence[Pool]:
+    from duly.worker.assignment import Pool
+    from duly.worker.queues import EVERYTHING
+
+    if pool and (queues or asked["processes"] is not None):
+        raise Usage(
+            "--pool says which queues and how many processes: leave --queues and --processes out, "
+            "or write --pool mail,reports:2"
         )
+    if pool:
+        return [Pool.parse(text) for text in pool]
+    names = [name.strip() for part in queues or () for name in part.split(",")]
+    return [Pool(tuple(names) or EVERYTHING, processes)]
 
 
-def _selected(app: Duly, queues: list[str] | None) -> Selection:
-    from duly.worker.queues import EVERYTHING, Selection
+def _check_queues(app: Duly, pools: Sequence[Pool]) -> None:
+    from duly.worker.queues import Selection
 
-    given = [name.strip() for part in queues or () for name in part.split(",")]
-    selection = Selection(given or EVERYTHING)
-    selection.check_known(_known_queues(app))
-    return selection
+    known = _known_queues(app)
+    for pool in pools:
+        Selection(pool.queues).check_known(known)
 
 
 def _known_queues(app: Duly) -> set[str]:

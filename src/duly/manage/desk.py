@@ -13,6 +13,8 @@ from duly.errors import ArgumentsMisfit
 from duly.model.job import JobStatus
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from duly.store import Store
     from duly.task.task import Task
 
@@ -35,6 +37,20 @@ class Home(Protocol):
         ...
 
 
+def cancel(store: Store, connection: Connection, job: UUID, *, actor: str, cause: str) -> bool:
+    """End the job, or have its worker stop it; what was done stands in the audit log."""
+    if store.jobs.cancel(connection, job, cause):
+        done = "cancelled"
+    elif store.jobs.ask_to_stop(connection, job):
+        done = "asked to stop"
+    elif store.jobs.cancel(connection, job, cause):  # it was put back between the two
+        done = "cancelled"
+    else:
+        return False
+    store.audit.note(connection, actor, done, [job])
+    return True
+
+
 class Desk:
     """Answers handles, opening sealed results and errors for them."""
 
@@ -48,13 +64,10 @@ class Desk:
             return store.ledger.status(connection, job)
 
     def cancel(self, job: UUID) -> bool:
-        """Cancel a waiting job; whether it was waiting."""
+        """Cancel a job that nobody runs, or ask the worker that does; False when it has ended, or there is none."""
         store = self._home.store
         with store.writing() as connection:
-            cancelled = store.jobs.cancel(connection, job, "cancelled")
-            if cancelled:
-                store.audit.note(connection, "handle", "cancelled", [job])
-        return cancelled
+            return cancel(store, connection, job, actor="handle", cause="cancelled")
 
     def result_of(self, status: JobStatus) -> Any:
         """The result of a job that succeeded and kept it."""

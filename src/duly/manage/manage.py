@@ -10,7 +10,7 @@ from uuid import UUID
 from duly.client import Client
 from duly.envelope.trouble import Trouble
 from duly.errors import EnvelopeError, JobNotFound, JobNotRetryable
-from duly.manage.desk import Desk
+from duly.manage.desk import Desk, cancel
 from duly.manage.desk import Home as DeskHome
 from duly.model.ids import derived_id
 from duly.model.job import JobStatus, NewJob
@@ -53,6 +53,8 @@ class Queue:
     scheduled: int
     available: int
     running: int
+    suspect: int
+    """Those that ran when their worker died by itself: they are run apart."""
     age: timedelta | None
 
 
@@ -115,6 +117,7 @@ class Manage:
                 r.scheduled,
                 r.available,
                 r.running,
+                r.suspect,
                 None if r.first is None or r.first > r.now else r.now - r.first,
             )
             for r in rows
@@ -174,14 +177,14 @@ class Manage:
     # ── changing ──────────────────────────────────────────────────────────────────────────────
 
     def cancel(self, job: UUID, *, actor: str = "operator") -> bool:
-        """Cancel a waiting job; False where it runs or has ended. ``JobNotFound`` when there is none."""
+        """Cancel a job that nobody runs, or ask the worker that does to stop it; False where it has ended.
+
+        What was asked to stop is ``running`` until its task has noticed. ``JobNotFound`` when there is none.
+        """
         self.job(job)
         store = self._home.store
         with store.tending() as connection:
-            cancelled = store.jobs.cancel(connection, job, f"cancelled by {actor}")
-            if cancelled:
-                store.audit.note(connection, actor, "cancelled", [job])
-        return cancelled
+            return cancel(store, connection, job, actor=actor, cause=f"cancelled by {actor}")
 
     def clear(self, *, queue: str | None = None, task: str | None = None, actor: str = "operator") -> int:
         """Cancel all waiting jobs, of one queue or task where given; how many. Running ones are left alone."""

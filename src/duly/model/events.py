@@ -73,6 +73,26 @@ class JobPutBack(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class JobSuspected(Event):
+    """A job was running when its worker process died by itself, for this many times now: it is run apart."""
+
+    id: UUID
+    task: str
+    queue: str
+    deaths: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobDied(Event):
+    """An isolated job killed the process that it ran in. It is tried again."""
+
+    id: UUID
+    task: str
+    queue: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
 class SecurityAlert(Event):
     """A row was edited, copied, replayed or downgraded. It did not run."""
 

@@ -50,8 +50,7 @@ class NewJob:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedJob:
+class ClaimedJob(NamedTuple):
     """A job as a worker holds it. (id, worker, claim) is its fence."""
 
     id: UUID

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
 from duly.model.states import Outcome
@@ -15,9 +16,11 @@ from duly.model.states import Outcome
 SNOOZED = "snoozed"
 """The cause of a put-back that the task asked for."""
 
+CANCELLED = "cancelled while it ran"
+"""The cause of an end that somebody else asked for."""
 
-@dataclass(frozen=True, slots=True)
-class Succeeded:
+
+class Succeeded(NamedTuple):
     """The task returned. ``result`` is its sealed result, where it is kept."""
 
     id: UUID
@@ -63,6 +66,16 @@ class PutBack:
 
 
 @dataclass(frozen=True, slots=True)
+class Died:
+    """The job has killed the process that it ran in apart: its third own death ends it as failed."""
+
+    id: UUID
+    claim: int
+    cause: str
+    started_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Released:
     """Claimed, not started, given back as if nothing had happened."""
 
@@ -86,4 +99,4 @@ class Lost:
     claim: int
 
 
-Report = Succeeded | Ended | PutBack | Released | Recorded | Lost
+Report = Succeeded | Ended | PutBack | Died | Released | Recorded | Lost

@@ -42,5 +42,5 @@ TRANSITIONS: dict[State | None, frozenset[State | Outcome]] = {
     State.SCHEDULED: frozenset({State.AVAILABLE, Outcome.EXPIRED, Outcome.CANCELLED}),
     State.AVAILABLE: frozenset({State.RUNNING, Outcome.EXPIRED, Outcome.CANCELLED}),
     State.RUNNING: frozenset({State.SCHEDULED, State.AVAILABLE, State.SUSPECT, *Outcome}),
-    State.SUSPECT: frozenset({State.RUNNING, Outcome.FAILED, Outcome.EXPIRED, Outcome.UNCERTAIN}),
+    State.SUSPECT: frozenset({State.RUNNING, Outcome.EXPIRED, Outcome.CANCELLED}),
 }

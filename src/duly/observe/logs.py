@@ -22,9 +22,11 @@ from duly.model.events import (
     DatabaseLost,
     Emitter,
     Event,
+    JobDied,
     JobEnded,
     JobPutBack,
     JobRetried,
+    JobSuspected,
     LeaseWasLost,
     Notice,
     Rescued,
@@ -39,6 +41,8 @@ LOGGER = logging.getLogger("duly")
 
 _LEVELS: dict[type[Event], int] = {
     JobRetried: logging.WARNING,
+    JobDied: logging.WARNING,
+    JobSuspected: logging.WARNING,
     LeaseWasLost: logging.WARNING,
     Rescued: logging.WARNING,
     DatabaseFound: logging.WARNING,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete
+from sqlalchemy import Connection, Row
 
 from duly.model.report import Ended
 from duly.model.states import KEEPS_ENVELOPE
@@ -21,8 +21,8 @@ class Endings:
         self.dialect = dialect
         self.rows: list[dict[str, Any]] = []
 
-    def add(self, row: Row[Any], report: Ended) -> None:
-        """End the job of *row* as *report* says."""
+    def add(self, row: Row[Any], report: Ended, **changed: Any) -> None:
+        """End the job of *row* as *report* says, with columns that have *changed* meanwhile."""
         job = row._mapping  # noqa: SLF001 - SQLAlchemy's public name
         keep = report.outcome in KEEPS_ENVELOPE
         self.rows.append(
@@ -36,6 +36,7 @@ class Endings:
                 "ended_at": job["now"],
                 "envelope": job["envelope"] if keep else None,
             }
+            | changed
         )
 
     def write(self, connection: Connection) -> None:
@@ -44,7 +45,7 @@ class Endings:
             jobs = self.tables.jobs
             connection.execute(self.dialect.insert_or_ignore(self.tables.executions), self.rows)
             for some in parts([row["job_id"] for row in self.rows]):
-                connection.execute(delete(jobs).where(jobs.c.id.in_(some)))
+                self.dialect.remove_rows(connection, jobs, some)
 
 
 def plain_text(cause: str) -> str:

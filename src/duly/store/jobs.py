@@ -5,7 +5,8 @@ The life of a row::
     insert ──> scheduled ──promote──> available ──exchange──> running ──exchange──> ledger
                    ^                      ^                     │ │
                    └──────── settle (retry, snooze, put back) ──┘ │
-                                          └── release, rescue ────┘
+                                          └── release, rescue ────┤
+                                              suspect <── mourn ──┘
 
 Every write that ends or returns a running job is fenced by (id, worker, claim). A claim number only
 ever rises, so a claim that was given back, rescued or lost can never be mistaken for the next one.
@@ -13,16 +14,17 @@ ever rises, so a claim that was given back, rescued or lost can never be mistake
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, Row, select, update
 
 from duly.model.job import ClaimedJob, NewJob
-from duly.model.report import Ended, PutBack, Released, Report, Succeeded
+from duly.model.report import Died, Ended, PutBack, Released, Report, Succeeded
 from duly.model.states import Outcome, State
 from duly.store.audit import Audit
-from duly.store.dialect.base import CLAIMED, Exchanged, StoreDialect, job_row
+from duly.store.dialect.base import CLAIMED, Exchanged, Position, StoreDialect, job_row
 from duly.store.endings import Endings
 from duly.store.outcomes import Outcomes, Settled
 from duly.store.schema import Tables
@@ -37,17 +39,19 @@ class Jobs:
         self.dialect = dialect
         self.outcomes = Outcomes(tables, dialect)
         self.audit_log = Audit(tables, dialect)
-        self._insert = insert(tables.jobs)
 
     # ── enqueue ───────────────────────────────────────────────────────────────────────────────
 
     def insert(self, connection: Connection, job: NewJob) -> None:
         """Write one new job."""
-        connection.execute(self._insert, job_row(job))
+        self.dialect.insert(connection, job)
 
     def insert_many(self, connection: Connection, jobs: Sequence[NewJob]) -> bool:
         """Write many new jobs by the fastest way; False, with nothing written, when an id exists already."""
-        return self.dialect.insert_many(connection, jobs)
+        if not self.dialect.insert_many(connection, jobs):
+            return False
+        self.dialect.wake(connection)
+        return True
 
     def insert_again(
         self, connection: Connection, jobs: Sequence[NewJob]
@@ -63,13 +67,16 @@ class Jobs:
         fresh = [job_row(job) for job in jobs if job.id not in ended]
         if fresh:
             connection.execute(self.dialect.insert_or_ignore(self.tables.jobs), fresh)
+            self.dialect.wake(connection)
         stored = self._digests_waiting(connection, ids)
         late = self._digests_ended(connection, [row["id"] for row in fresh])
         if late:
             jobs_c = self.tables.jobs.c
-            connection.execute(
-                delete(self.tables.jobs).where(jobs_c.id.in_(list(late)), in_state(jobs_c, *WAITING))
+            put_in = select(jobs_c.id, jobs_c.claim).where(
+                jobs_c.id.in_(list(late)), in_state(jobs_c, *WAITING)
             )
+            rows = list(connection.scalars(self.dialect.lock_rows(put_in)))
+            self.dialect.remove_rows(connection, self.tables.jobs, rows)
         return stored | ended | late
 
     def _digests_ended(
@@ -104,6 +111,7 @@ class Jobs:
         queues: Sequence[str],
         limit: int,
         *,
+        after: Mapping[str, Position] | None = None,
         careful: bool = False,
     ) -> tuple[Exchanged, Settled]:
         """In the caller's transaction: record what ended, then claim at most *limit* jobs of *queues*.
@@ -114,32 +122,34 @@ class Jobs:
         3. Remove claimed rows that the ledger says have ended before; they never run.
         """
         succeeded = [report for report in reports if isinstance(report, Succeeded)]
-        others = [report for report in reports if isinstance(report, Ended | PutBack | Released)]
+        others = [report for report in reports if isinstance(report, Ended | PutBack | Died | Released)]
         settled = self.outcomes.settle(connection, worker, others) if others else Settled()
         if careful and succeeded:
             free = self.outcomes.free(connection, worker, [report.id for report in succeeded])
             barred = [report for report in succeeded if report.id not in free]
             settled.later |= self.outcomes.locked(connection, worker, barred)
             succeeded = [report for report in succeeded if report.id not in settled.later]
-        reply = self.dialect.exchange(connection, worker, succeeded, queues, limit)
+        reply = self.dialect.exchange(connection, worker, succeeded, queues, limit, after or {})
         if reply.replayed:
-            self._remove_replayed(connection, worker, [job.id for job in reply.replayed])
+            self.remove_replayed(connection, worker, [job.id for job in reply.replayed])
         return reply, settled
 
     def claim_one(self, connection: Connection, worker: str, job: UUID) -> ClaimedJob | None:
         """Claim this very job, due or not; None where it is not waiting."""
         jobs = self.tables.jobs
-        row = connection.execute(
-            update(jobs)
-            .where(jobs.c.id == job, in_state(jobs.c, *WAITING))
-            .values(state=State.RUNNING.value, worker=worker, claim=jobs.c.claim + 1)
-            .returning(*(jobs.c[name] for name in CLAIMED))
-        ).one_or_none()
-        return None if row is None else ClaimedJob(*row)
+        waiting = select(*(jobs.c[name] for name in CLAIMED)).where(
+            jobs.c.id == job, in_state(jobs.c, *WAITING)
+        )
+        row = connection.execute(self.dialect.lock_rows(waiting)).one_or_none()
+        if row is None:
+            return None
+        taken = {"state": State.RUNNING.value, "worker": worker, "claim": row.claim + 1}
+        connection.execute(update(jobs).where(jobs.c.id == job).values(**taken))
+        return ClaimedJob(*row)._replace(claim=row.claim + 1)
 
-    def _remove_replayed(self, connection: Connection, worker: str, ids: Sequence[UUID]) -> None:
-        jobs = self.tables.jobs
-        connection.execute(delete(jobs).where(jobs.c.id.in_(ids), jobs.c.worker == worker))
+    def remove_replayed(self, connection: Connection, worker: str, ids: Sequence[UUID]) -> None:
+        """Take out claimed rows whose jobs had ended before, and enter it into the audit log."""
+        self.dialect.remove_rows(connection, self.tables.jobs, ids)  # claimed just now, so they are ours
         self.audit_log.note(
             connection, worker, "replayed row removed", ids, "its job ended before; it did not run"
         )
@@ -153,10 +163,10 @@ class Jobs:
     # ── people ────────────────────────────────────────────────────────────────────────────────
 
     def cancel(self, connection: Connection, job: UUID, cause: str) -> bool:
-        """End a waiting job as cancelled; False where it is running, ended or unknown."""
+        """End a waiting job, or a suspect, as cancelled; False where it is running, ended or unknown."""
         jobs = self.tables.jobs
         waiting = select(jobs, self.dialect.clock.label("now")).where(
-            jobs.c.id == job, in_state(jobs.c, *WAITING)
+            jobs.c.id == job, in_state(jobs.c, *WAITING, "suspect")
         )
         row = connection.execute(self.dialect.lock_rows(waiting)).one_or_none()
         if row is None:
@@ -166,17 +176,28 @@ class Jobs:
         endings.write(connection)
         return True
 
+    def ask_to_stop(self, connection: Connection, job: UUID) -> bool:
+        """Tell the worker of a running job to stop it; False where it is not running.
+
+        The worker sees it with its next beat. The job never waits again: whatever gives it back ends it.
+        """
+        jobs = self.tables.jobs.c
+        running = (jobs.id == job, in_state(jobs, "running"))
+        asked = connection.execute(update(self.tables.jobs).where(*running).values(cancelling=True))
+        return asked.rowcount > 0
+
     def clear(
         self, connection: Connection, *, queue: str | None, task: str | None, limit: int = BATCH
     ) -> int:
-        """End waiting jobs, of one queue or task or all, as cancelled; how many, at most *limit*."""
+        """End waiting jobs, then suspects, of one queue or task or all, as cancelled; how many, at most *limit*."""
         jobs = self.tables.jobs
-        waiting = select(jobs, self.dialect.clock.label("now")).where(in_state(jobs.c, *WAITING))
-        if queue is not None:
-            waiting = waiting.where(jobs.c.queue == queue)
-        if task is not None:
-            waiting = waiting.where(jobs.c.task == task)
-        rows = list(connection.execute(self.dialect.lock_rows(waiting.limit(limit), skip_locked=True)))
+        which = [] if queue is None else [jobs.c.queue == queue]
+        which += [] if task is None else [jobs.c.task == task]
+        rows: list[Row[Any]] = []
+        for states in (WAITING, ("suspect",)):
+            some = select(jobs, self.dialect.clock.label("now")).where(in_state(jobs.c, *states), *which)
+            locked = self.dialect.lock_rows(some.limit(limit), by="jobs_claim", skip_locked=True)
+            rows = rows or list(connection.execute(locked))
         endings = Endings(self.tables, self.dialect)
         for row in rows:
             endings.add(row, Ended(row.id, row.claim, Outcome.CANCELLED, "cleared", counted=False))

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, case, func, or_, select
 
 from duly.errors import LeaseLost
 from duly.model.job import ClaimedJob, JobStatus
@@ -45,24 +45,22 @@ class Ledger:
         """
         jobs, clock = self.tables.jobs, self.dialect.clock
         mine = (jobs.c.id == job.id, jobs.c.worker == worker, jobs.c.claim == job.claim)
-        row = connection.execute(
-            delete(jobs).where(*mine, jobs.c.expires_at > clock).returning(*jobs.c)
-        ).one_or_none()
+        row = self.dialect.remove_one(connection, jobs, *mine, jobs.c.expires_at > clock)
         if row is None:
             raise LeaseLost(f"job {job.id} has expired, or belongs to another worker by now; rolled back")
         kept = {name: row._mapping[name] for name in ENDED}  # noqa: SLF001 - SQLAlchemy's public name
-        written = connection.scalar(
-            self.dialect.insert_or_ignore(self.tables.executions)
-            .values(
-                job_id=job.id,
-                outcome=Outcome.SUCCEEDED.value,
-                attempts=row.attempt + 1,
-                started_at=started_at,
-                ended_at=clock,
-                result=result,
-                **kept,
-            )
-            .returning(self.tables.executions.c.ended_at)
+        written = self.dialect.insert_unless_there(
+            connection,
+            self.tables.executions,
+            {
+                "job_id": job.id,
+                "outcome": Outcome.SUCCEEDED.value,
+                "attempts": row.attempt + 1,
+                "started_at": started_at,
+                "ended_at": clock,
+                "result": result,
+            }
+            | kept,
         )
         if written is None:
             raise LeaseLost(f"job {job.id} had ended before: its row was put back; rolled back")
@@ -119,13 +117,14 @@ class Ledger:
         ledger = self.tables.executions.c
         row = connection.execute(
             select(
-                func.count().filter(ledger.attempts > 1), func.count().filter(ledger.rescues > 0)
+                func.count(case((ledger.attempts > 1, 1))),
+                func.count(case((or_(ledger.rescues > 0, ledger.deaths > 0), 1))),
             ).select_from(self.tables.executions)
         ).one()
         return row[0], row[1]
 
     def queues(self, connection: Connection) -> Sequence[Any]:
-        """Per queue: waiting and running jobs, when the first of them was or is due, and the database's time.
+        """Per queue: waiting and running jobs, suspects, when the first was or is due, and the database's time.
 
         A scheduled job that is past due counts as waiting: with no worker alive nobody promotes it.
         """
@@ -134,10 +133,11 @@ class Ledger:
         return connection.execute(
             select(
                 jobs.queue,
-                func.count().filter(jobs.state == "scheduled").label("scheduled"),
-                func.count().filter(available).label("available"),
-                func.count().filter(jobs.state.in_(("running", "suspect"))).label("running"),
-                func.min(jobs.run_at).filter(jobs.state.in_(("available", "scheduled"))).label("first"),
+                func.count(case((jobs.state == "scheduled", 1))).label("scheduled"),
+                func.count(case((available, 1))).label("available"),
+                func.count(case((jobs.state == "running", 1))).label("running"),
+                func.count(case((jobs.state == "suspect", 1))).label("suspect"),
+                func.min(case((jobs.state.in_(("available", "scheduled")), jobs.run_at))).label("first"),
                 func.max(self.dialect.clock).label("now"),
             )
             .group_by(jobs.queue)

@@ -32,13 +32,16 @@ class Line:
             with store.guarded():
                 if self._connection is None:
                     self._connection = store.engine.connect()
-                store.dialect.begin(self._connection)
-                store.dialect.limit_waits(self._connection, **self._limits)
+                store.dialect.begin_limited(self._connection, **self._limits)
                 yield self._connection
                 self._connection.commit()
         except BaseException:
             self.close()
             raise
+
+    def news(self) -> bool:
+        """Whether others may have written since this was asked last; True where a database cannot tell."""
+        return self._connection is None or self._store.dialect.news(self._connection)
 
     def close(self) -> None:
         """Let go of the connection; a half-done transaction is rolled back."""

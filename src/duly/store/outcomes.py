@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, bindparam, select, update
 
-from duly.model.report import Ended, PutBack, Released, Report
+from duly.model.report import CANCELLED, Died, Ended, PutBack, Released, Report
 from duly.model.states import Outcome, State
+from duly.store.deaths import after_death
 from duly.store.dialect.base import StoreDialect
 from duly.store.endings import Endings, plain_text
 from duly.store.schema import Tables
 from duly.store.statements import parts
+
+Settling = Ended | PutBack | Died | Released
+"""The reports that are settled, one by one."""
 
 
 @dataclass(slots=True)
@@ -24,13 +28,15 @@ class Settled:
 
     ``lost``: their fence was gone. ``expired``: ended so instead of waiting for another attempt.
     ``later``: somebody else has locked the row; hand them in again. ``recorded``: the ledger had an
-    outcome of this very claim already.
+    outcome of this very claim already. ``ended``: how a job that died, or was cancelled meanwhile, is over; one
+    that is not there goes on.
     """
 
     lost: set[UUID] = field(default_factory=set)
     expired: set[UUID] = field(default_factory=set)
     later: set[UUID] = field(default_factory=set)
     recorded: dict[UUID, Outcome] = field(default_factory=dict)
+    ended: dict[UUID, Ended] = field(default_factory=dict)
 
 
 class Outcomes:
@@ -40,27 +46,30 @@ class Outcomes:
         self.tables = tables
         self.dialect = dialect
 
-    def settle(
-        self, connection: Connection, worker: str, reports: Sequence[Ended | PutBack | Released]
-    ) -> Settled:
-        """Record retries, put-backs, releases and bad ends: lock the rows that are still ours, then write."""
+    def settle(self, connection: Connection, worker: str, reports: Sequence[Settling]) -> Settled:
+        """Record retries, put-backs, releases, deaths and bad ends: lock the rows that are still ours, then write."""
         held = self._held(connection, worker, [report.id for report in reports])
         settled, endings, updates, attempts = Settled(), Endings(self.tables, self.dialect), [], []
-        missing: list[Ended | PutBack | Released] = []
+        missing: list[Settling] = []
         for report in reports:
             row = held.pop((report.id, report.claim), None)
             if row is None:
                 missing.append(report)
                 continue
-            if isinstance(report, PutBack) and _too_late(report, row):
+            if row.cancelling and isinstance(report, PutBack | Released):
+                settled.ended[report.id] = report = _cancelled_instead(report)  # noqa: PLW2901 - as below
+            elif isinstance(report, PutBack) and _too_late(report, row):
                 settled.expired.add(report.id)
                 report = _expired_instead(report)  # noqa: PLW2901 - from here on it is that report
             match report:
                 case Ended():
                     endings.add(row, report)
-                case PutBack() | Released():
+                case Died() if end := after_death(row, report.cause):
+                    settled.ended[report.id] = end = replace(end, started_at=report.started_at)
+                    endings.add(row, end, deaths=row.deaths + 1)
+                case PutBack() | Released() | Died():
                     updates.append(_given_back(report, row))
-            if not isinstance(report, Released) and report.counted:
+            if isinstance(report, Died) or (not isinstance(report, Released) and report.counted):
                 attempts.append(_attempt(report, row, worker))
         self._write_attempts(connection, attempts)
         endings.write(connection)
@@ -72,7 +81,9 @@ class Outcomes:
     def free(self, connection: Connection, worker: str, ids: Sequence[UUID]) -> set[UUID]:
         """Lock those rows of *worker* that nobody else has locked; which they are."""
         jobs = self.tables.jobs.c
-        mine = (select(jobs.id).where(jobs.id.in_(some), jobs.worker == worker) for some in parts(ids))
+        mine = (
+            select(jobs.id, jobs.claim).where(jobs.id.in_(some), jobs.worker == worker) for some in parts(ids)
+        )
         return {
             job for part in mine for job in connection.scalars(self.dialect.lock_rows(part, skip_locked=True))
         }
@@ -107,7 +118,7 @@ class Outcomes:
         self,
         connection: Connection,
         worker: str,
-        missing: Sequence[Ended | PutBack | Released],
+        missing: Sequence[Settling],
         settled: Settled,
     ) -> None:
         """Outcomes that met no row: locked by others, recorded before, nothing to lose, or lost."""
@@ -135,7 +146,7 @@ class Outcomes:
         if updates:
             jobs = self.tables.jobs
             moved: dict[str, Any] = {
-                name: bindparam(f"new_{name}") for name in ("state", "run_at", "attempt")
+                name: bindparam(f"new_{name}") for name in ("state", "run_at", "attempt", "deaths")
             }
             connection.execute(
                 update(jobs)
@@ -143,10 +154,12 @@ class Outcomes:
                 .values(worker=None, started_at=None, **moved),
                 updates,
             )
+            if any(row["new_state"] == State.AVAILABLE.value for row in updates):
+                self.dialect.wake(connection)  # others may have room for what we had not
 
 
-def _can_be_lost(report: Ended | PutBack | Released) -> bool:
-    return isinstance(report, Ended) or (isinstance(report, PutBack) and report.counted)
+def _can_be_lost(report: Settling) -> bool:
+    return isinstance(report, Ended | Died) or (isinstance(report, PutBack) and report.counted)
 
 
 def _too_late(report: PutBack, row: Row[Any]) -> bool:
@@ -170,19 +183,35 @@ def _expired_instead(report: PutBack) -> Ended:
     )
 
 
-def _given_back(report: PutBack | Released, row: Row[Any]) -> dict[str, Any]:
+def _cancelled_instead(report: PutBack | Released) -> Ended:
+    """Somebody has cancelled it while it ran: it does not wait again."""
     if isinstance(report, Released):
-        return {"job": row.id, "new_state": "available", "new_run_at": row.run_at, "new_attempt": row.attempt}
-    at = _when(report, row)
-    return {
+        return Ended(report.id, report.claim, Outcome.CANCELLED, "cancelled", counted=False)
+    cause = f"{CANCELLED}; {report.cause}"
+    return Ended(
+        report.id, report.claim, Outcome.CANCELLED, cause, report.counted, report.started_at, report.error
+    )
+
+
+def _given_back(report: PutBack | Released | Died, row: Row[Any]) -> dict[str, Any]:
+    as_it_was = {
         "job": row.id,
+        "new_state": State.AVAILABLE.value,
+        "new_run_at": row.run_at,
+        "new_attempt": row.attempt,
+        "new_deaths": row.deaths + isinstance(report, Died),
+    }
+    if not isinstance(report, PutBack):
+        return as_it_was  # a job that dies apart endangers nobody: it need not be a suspect
+    at = _when(report, row)
+    return as_it_was | {
         "new_state": (State.SCHEDULED if at > row.now else State.AVAILABLE).value,
         "new_run_at": at,
         "new_attempt": row.attempt + report.counted,
     }
 
 
-def _attempt(report: Ended | PutBack, row: Row[Any], worker: str) -> dict[str, Any]:
+def _attempt(report: Ended | PutBack | Died, row: Row[Any], worker: str) -> dict[str, Any]:
     return {
         "job_id": row.id,
         "claim": row.claim,
@@ -191,5 +220,5 @@ def _attempt(report: Ended | PutBack, row: Row[Any], worker: str) -> dict[str, A
         "started_at": report.started_at,
         "ended_at": row.now,
         "cause": plain_text(report.cause),
-        "error": report.error,
+        "error": None if isinstance(report, Died) else report.error,
     }

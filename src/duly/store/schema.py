@@ -1,7 +1,7 @@
 """The tables, as one logical schema for all databases.
 
 Instants are kept to the microsecond in UTC, ids as UUIDs, arguments as bytes; all of it can be read
-by a person in psql or sqlite3. ``duly_jobs`` holds *unfinished jobs only*, so it stays small and hot;
+by a person in psql, sqlite3 or mysql. ``duly_jobs`` holds *unfinished jobs only*, so it stays small and hot;
 ``duly_executions`` is the ledger of ended ones.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    Boolean,
     Column,
     DateTime,
     Dialect,
@@ -26,12 +27,17 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     Uuid,
+    false,
     text,
 )
+from sqlalchemy.dialects import mysql
 
 from duly.model.names import LONGEST_NAME
 
-REVISIONS = ("0001",)
+MYSQL = ("mysql", "mariadb")
+"""What SQLAlchemy calls MySQL's dialect, by the URL."""
+
+REVISIONS = ("0001", "0002")
 """The schema revisions that this release knows, oldest first; it works on the last one."""
 
 
@@ -42,8 +48,13 @@ class Id(TypeDecorator[UUID]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> Any:
-        """PostgreSQL has a type for it."""
+        """PostgreSQL has a type for it.
+
+        On MySQL 16 bytes would be 10-15 % faster in the exchange than 36 characters, and no person could read them.
+        """
         native: Any = Uuid() if dialect.name == "postgresql" else String(36)
+        if dialect.name in MYSQL:
+            native = mysql.CHAR(36, charset="ascii", collation="ascii_bin")
         return dialect.type_descriptor(native)
 
     def process_bind_param(self, value: UUID | None, dialect: Dialect) -> Any:
@@ -61,6 +72,11 @@ class Instant(TypeDecorator[datetime]):
     impl = DateTime(timezone=True)
     cache_ok = True
 
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        """MySQL keeps whole seconds, unless it is told otherwise."""
+        native: Any = mysql.DATETIME(fsp=6) if dialect.name in MYSQL else self.impl
+        return dialect.type_descriptor(native)
+
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """To the database."""
         if value is None:
@@ -73,6 +89,38 @@ class Instant(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+class Words(TypeDecorator[str]):
+    """Text that is equal only to itself; of any length where none is given.
+
+    The collation of a MySQL server would take *Mail* for *mail*, *é* for *e* and, where it pads, *mail* for
+    *mail* with a space behind it.
+    """
+
+    impl = String
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        """On MySQL with a character set and a collation of our own; the two families name them differently."""
+        length = self.impl_instance.length  # type: ignore[attr-defined] # a String's
+        if dialect.name not in MYSQL:
+            return dialect.type_descriptor(String(length) if length else Text())
+        exact = "utf8mb4_nopad_bin" if getattr(dialect, "is_mariadb", False) else "utf8mb4_0900_bin"
+        given: dict[str, str] = {"charset": "utf8mb4", "collation": exact}
+        native: Any = mysql.VARCHAR(length, **given) if length else mysql.LONGTEXT(**given)
+        return dialect.type_descriptor(native)
+
+
+BYTES = LargeBinary().with_variant(mysql.LONGBLOB(), *MYSQL)
+"""Bytes; on MySQL the plain type ends at 64 kB."""
+
+MADE_ON_MYSQL: dict[str, Any] = {
+    f"{name}_{option}": value
+    for name in MYSQL
+    for option, value in (("engine", "InnoDB"), ("row_format", "DYNAMIC"), ("charset", "utf8mb4"))
+}
+"""How a table is made there: with transactions, whatever the server's default is, and long index keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +146,18 @@ class Tables:
     audit: Table
 
 
-def tables(names: Names) -> Tables:
-    """The tables under the given names."""
+def tables(names: Names, database: str = "sqlite") -> Tables:
+    """The tables under the given names, on the *database* that SQLAlchemy calls so."""
     meta = MetaData(schema=names.schema)
 
     def table(name: str, *parts: Any) -> Table:
-        return Table(names.prefix + name, meta, *parts)
+        made: Table = Table(names.prefix + name, meta, *parts, **MADE_ON_MYSQL)
+        return made
 
-    def index(name: str, *columns: str, where: str | None = None) -> Index:
+    def index(name: str, *columns: str, where: str | None = None, there: tuple[str, ...] = ()) -> Index:
         condition = text(where) if where else None
+        if database in MYSQL:  # no partial indexes: *there* the state leads, or there is no condition
+            columns = there or columns
         return Index(f"{names.prefix}{name}", *columns, postgresql_where=condition, sqlite_where=condition)
 
     return Tables(
@@ -116,9 +167,9 @@ def tables(names: Names) -> Tables:
         jobs=table(
             "jobs",
             *_identity("id"),
-            Column("fingerprint", String(64), nullable=False),
+            Column("fingerprint", Words(64), nullable=False),
             Column("priority", SmallInteger, nullable=False),
-            Column("state", String(12), nullable=False),
+            Column("state", Words(12), nullable=False),
             Column("run_at", Instant, nullable=False),
             Column("expires_at", Instant, nullable=False),
             Column("enqueued_at", Instant, nullable=False),
@@ -126,24 +177,34 @@ def tables(names: Names) -> Tables:
             Column("attempt", Integer, nullable=False, server_default="0"),
             Column("deaths", Integer, nullable=False, server_default="0"),
             Column("rescues", Integer, nullable=False, server_default="0"),
-            Column("worker", String(200)),
+            Column("worker", Words(200)),
             Column("started_at", Instant),
             *_content(),
-            Column("envelope", LargeBinary, nullable=False),
-            Column("trace", String(200)),
-            index("jobs_claim", "queue", "priority", "run_at", "id", where="state = 'available'"),
-            index("jobs_running", "worker", where="state = 'running'"),
-            index("jobs_scheduled", "run_at", where="state = 'scheduled'"),
+            Column("envelope", BYTES, nullable=False),
+            Column("trace", Words(200)),
+            Column("cancelling", Boolean, nullable=False, server_default=false()),
+            index(
+                "jobs_claim",
+                "queue",
+                "priority",
+                "run_at",
+                "id",
+                where="state = 'available'",
+                there=("state", "queue", "priority", "run_at", "id"),
+            ),
+            index("jobs_running", "worker", where="state = 'running'", there=("state", "worker")),
+            index("jobs_scheduled", "run_at", where="state = 'scheduled'", there=("state", "run_at")),
             index("jobs_expiring", "expires_at", where="state IN ('available', 'scheduled')"),
+            *([] if database in MYSQL else [index("jobs_suspects", "queue", where="state = 'suspect'")]),
         ),
         executions=table(
             "executions",
             *_identity("job_id"),
-            Column("fingerprint", String(64), nullable=False),
+            Column("fingerprint", Words(64), nullable=False),
             Column("priority", SmallInteger, nullable=False),
-            Column("outcome", String(12), nullable=False),
-            Column("cause", String(500)),
-            Column("worker", String(200)),
+            Column("outcome", Words(12), nullable=False),
+            Column("cause", Words(500)),
+            Column("worker", Words(200)),
             Column("claim", Integer, nullable=False),
             Column("attempts", Integer, nullable=False),
             Column("deaths", Integer, nullable=False),
@@ -154,9 +215,9 @@ def tables(names: Names) -> Tables:
             Column("ended_at", Instant, nullable=False),
             Column("expires_at", Instant, nullable=False),
             *_content(),
-            Column("result", LargeBinary),
-            Column("envelope", LargeBinary),
-            Column("trace", String(200)),
+            Column("result", BYTES),
+            Column("envelope", BYTES),
+            Column("trace", Words(200)),
             index("executions_ended", "ended_at"),
         ),
         attempts=table(
@@ -164,37 +225,38 @@ def tables(names: Names) -> Tables:
             Column("job_id", Id, primary_key=True),
             Column("claim", Integer, primary_key=True),
             Column("attempt", Integer, nullable=False),
-            Column("worker", String(200)),
+            Column("worker", Words(200)),
             Column("started_at", Instant),
             Column("ended_at", Instant, nullable=False),
-            Column("cause", String(500), nullable=False),
-            Column("error", LargeBinary),
+            Column("cause", Words(500), nullable=False),
+            Column("error", BYTES),
         ),
         keys=table(
             "keys",
-            Column("key", String(64), primary_key=True),
+            Column("key", Words(64), primary_key=True),
             Column("job_id", Id, nullable=False),
-            Column("until", String(12), nullable=False),
+            Column("until", Words(12), nullable=False),
             Column("until_at", Instant),
             index("keys_job", "job_id"),
         ),
         workers=table(
             "workers",
-            Column("id", String(200), primary_key=True),
-            Column("host", String(200), nullable=False),
+            Column("id", Words(200), primary_key=True),
+            Column("host", Words(200), nullable=False),
             Column("pid", Integer, nullable=False),
-            Column("queues", Text, nullable=False),
+            Column("queues", Words, nullable=False),
             Column("started_at", Instant, nullable=False),
             Column("beat_at", Instant, nullable=False),
+            Column("asleep", Boolean, nullable=False, server_default=false()),
         ),
         audit=table(
             "audit",
             Column("id", Id, primary_key=True),
             Column("at", Instant, nullable=False),
-            Column("actor", String(200), nullable=False),
-            Column("action", String(40), nullable=False),
+            Column("actor", Words(200), nullable=False),
+            Column("action", Words(40), nullable=False),
             Column("job_id", Id),
-            Column("details", Text),
+            Column("details", Words),
         ),
     )
 
@@ -203,14 +265,14 @@ def _identity(key: str) -> list[Column[Any]]:
     return [
         Column(key, Id, primary_key=True),
         Column("origin", Id, nullable=False),
-        Column("task", String(LONGEST_NAME), nullable=False),
-        Column("queue", String(LONGEST_NAME), nullable=False),
+        Column("task", Words(LONGEST_NAME), nullable=False),
+        Column("queue", Words(LONGEST_NAME), nullable=False),
     ]
 
 
 def _content() -> list[Column[Any]]:
     return [
-        Column("principal", String(200)),
-        Column("digest", LargeBinary, nullable=False),
-        Column("key_id", String(16)),
+        Column("principal", Words(200)),
+        Column("digest", BYTES, nullable=False),
+        Column("key_id", Words(16)),
     ]

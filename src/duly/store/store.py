@@ -27,6 +27,7 @@ from duly.store.ledger import Ledger
 from duly.store.line import Line
 from duly.store.rescue import Rescue
 from duly.store.schema import REVISIONS, Names, tables
+from duly.store.suspects import Suspects
 from duly.store.tasktransaction import AsyncTaskTransaction, TaskTransaction, async_session_class
 from duly.store.upkeep import Upkeep
 from duly.store.workers import Workers
@@ -44,13 +45,14 @@ class Store:
         self.engine = engine
         self.async_engine = async_engine
         self.names = names
-        self.tables = tables(names)
+        self.tables = tables(names, engine.dialect.name)
         self.dialect: StoreDialect = dialect_named(engine.dialect.name, self.tables)
         self.jobs = Jobs(self.tables, self.dialect)
         self.outcomes = self.jobs.outcomes
         self.audit = self.jobs.audit_log
         self.upkeep = Upkeep(self.tables, self.dialect)
         self.rescue = Rescue(self.tables, self.dialect)
+        self.suspects = Suspects(self.tables, self.dialect, self.jobs)
         self.ledger = Ledger(self.tables, self.dialect)
         self.workers = Workers(self.tables, self.dialect)
         self.clock = DatabaseClock(clock)
@@ -180,7 +182,7 @@ class Store:
         """
         if connection.engine in self._known:
             return
-        if connection.dialect.name != self.dialect.name:
+        if not self.dialect.speaks_to(connection.dialect.name):
             raise WrongDatabase(
                 f"the session given is on {connection.dialect.name}, the queue on {self.dialect.name}: the job "
                 "could not commit with it; leave session= out, or give a session on the queue's database"

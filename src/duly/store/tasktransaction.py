@@ -23,7 +23,7 @@ from sqlalchemy import Connection, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from duly.errors import CommitInTask, DatabaseError, TransactionEnded
+from duly.errors import CommitInTask, DatabaseBusy, DatabaseError, TransactionEnded
 from duly.model.job import ClaimedJob
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class _Steps:
         self._store = store
         self._worker = worker
         self._job = job
-        self._idle = run_time + lease
+        self._run_time = run_time
         self._lease = lease
         self._savepoint = f"duly_{secrets.token_hex(6)}"
         self._released = False
@@ -53,8 +53,11 @@ class _Steps:
     def begin(self, connection: Connection) -> datetime:
         """Step 1; the database's time then, when any wait for a lock or a connection is over."""
         with self._store.guarded():
-            self._store.dialect.begin_task(connection, idle=self._idle)
-            connection.exec_driver_sql(f"SAVEPOINT {self._savepoint}")
+            self._store.dialect.begin(connection)
+            self._store.dialect.limit_task(
+                connection, statement=self._run_time, idle=self._run_time + self._lease
+            )
+            self._store.dialect.set_savepoint(connection, self._savepoint)
             now: datetime = connection.execute(select(self._store.dialect.clock)).scalar_one()
         # On this one object, which lives for one checkout: an event that raises would come too late,
         # when SQLAlchemy has taken the transaction for ended.
@@ -63,11 +66,17 @@ class _Steps:
 
     def record(self, connection: Connection, started_at: datetime, result: bytes | None) -> None:
         """Steps 3 (after the flush) and 4."""
+        if self._store.dialect.was_undone(connection):
+            raise DatabaseBusy(
+                "the database has undone the task's transaction to resolve a deadlock, and the task went on "
+                "as if nothing had happened: let its database errors pass",
+                repeat=True,
+            )
         if not self.whole(connection, "RELEASE SAVEPOINT"):
             raise TransactionEnded(ENDED)
         self._released = True
         with self._store.guarded():
-            self._store.dialect.limit_idle(connection, idle=self._lease)
+            self._store.dialect.limit_task(connection, statement=self._lease, idle=self._lease)
             self._store.ledger.finish(
                 connection, self._worker, self._job, started_at=started_at, result=result
             )

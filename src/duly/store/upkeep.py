@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Column, Connection, Row, Select, select, update
 
 from duly.model.report import Ended
 from duly.model.states import Outcome, State
-from duly.store.dialect.base import StoreDialect
+from duly.store.dialect.base import Due, StoreDialect
 from duly.store.endings import Endings
 from duly.store.schema import Tables
 from duly.store.statements import BATCH, WAITING, in_state
 
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """What is due now, and how long until the next scheduled job is."""
-
-    promote: bool
-    expire: bool
-    next_due: timedelta | None
+__all__ = ["Due", "Upkeep"]
 
 
 class Upkeep:
@@ -36,17 +28,13 @@ class Upkeep:
     def look(self, connection: Connection) -> Due:
         """One look at what is due: two probes of an index end."""
         jobs, clock = self.tables.jobs.c, self.dialect.clock
-        next_run = select(func.min(jobs.run_at)).where(in_state(jobs, "scheduled")).scalar_subquery()
-        next_expiry = select(func.min(jobs.expires_at)).where(in_state(jobs, *WAITING)).scalar_subquery()
+        # Not min(): over two states MySQL would read them all.
+        next_run = first(jobs.run_at).where(in_state(jobs, "scheduled")).scalar_subquery()
+        next_expiry = first(jobs.expires_at).where(in_state(jobs, *WAITING)).scalar_subquery()
         row = connection.execute(
             select(next_run.label("run"), next_expiry.label("expiry"), clock.label("now"))
         ).one()
-        due = None if row.run is None else row.run - row.now
-        return Due(
-            promote=due is not None and due <= timedelta(0),
-            expire=row.expiry is not None and row.expiry <= row.now,
-            next_due=due,
-        )
+        return Due.seen(row.run, row.expiry, row.now)
 
     def promote(self, connection: Connection, limit: int = BATCH) -> int:
         """Make scheduled jobs that are due available; how many there were."""
@@ -57,9 +45,10 @@ class Upkeep:
             .order_by(jobs.c.run_at)
             .limit(limit)
         )
-        ids = list(connection.scalars(self.dialect.lock_rows(due, skip_locked=True)))
+        ids = list(connection.scalars(self.dialect.lock_rows(due, by="jobs_scheduled", skip_locked=True)))
         if ids:
             connection.execute(update(jobs).where(jobs.c.id.in_(ids)).values(state=State.AVAILABLE.value))
+            self.dialect.wake(connection)
         return len(ids)
 
     def expire(self, connection: Connection, limit: int = BATCH) -> list[Row[Any]]:
@@ -71,7 +60,7 @@ class Upkeep:
             .order_by(jobs.c.expires_at)
             .limit(limit)
         )
-        rows = list(connection.execute(self.dialect.lock_rows(past, skip_locked=True)))
+        rows = list(connection.execute(self.dialect.lock_rows(past, by="jobs_expiring", skip_locked=True)))
         endings = Endings(self.tables, self.dialect)
         for row in rows:
             endings.add(
@@ -93,3 +82,8 @@ class Upkeep:
         if queues:
             soon = soon.where(jobs.queue.in_(list(queues)))
         return connection.scalar(soon.limit(1)) is not None
+
+
+def first(moment: Column[Any]) -> Select[Any]:
+    """The earliest there is."""
+    return select(moment).order_by(moment).limit(1)

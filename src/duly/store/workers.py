@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
-from duly.store.dialect.base import StoreDialect
+from duly.store.dialect.base import Held, Pulse, StoreDialect
 from duly.store.schema import Tables
+
+__all__ = ["Held", "Pulse", "Workers"]
 
 
 class Workers:
@@ -30,30 +32,18 @@ class Workers:
         now: datetime = connection.execute(select(clock)).scalar_one()
         return now
 
-    def beat(self, connection: Connection, worker: str) -> datetime | None:
-        """A heartbeat; the database's time, or None when the worker's row is gone and it counts as dead.
+    def pulse(self, connection: Connection, worker: str, lease: timedelta) -> Pulse | None:
+        """A heartbeat, and what is to be seen to; None when the worker's row is gone and it counts as dead."""
+        return self.dialect.pulse(connection, worker, lease)
 
-        Where liveness is an OS lock the row is only looked at: a beat would have to wait for the
-        write lock.
-        """
-        workers, clock = self.tables.workers, self.dialect.clock
-        if self.dialect.beats:
-            beat = (
-                update(workers)
-                .where(workers.c.id == worker)
-                .values(beat_at=clock)
-                .returning(workers.c.beat_at)
-            )
-            landed: datetime | None = connection.scalar(beat)
-            return landed
-        seen: datetime | None = connection.scalar(
-            select(clock).select_from(workers).where(workers.c.id == worker)
-        )
-        return seen
+    def sleeps(self, connection: Connection, worker: str, asleep: bool) -> None:
+        """Say whether enqueues should wake this worker."""
+        workers = self.tables.workers
+        connection.execute(update(workers).where(workers.c.id == worker).values(asleep=asleep))
 
     def remove(self, connection: Connection, workers: Sequence[str]) -> None:
         """Take workers out of the table, when they leave or their supervisor saw them die."""
-        connection.execute(delete(self.tables.workers).where(self.tables.workers.c.id.in_(list(workers))))
+        self.dialect.remove_rows(connection, self.tables.workers, workers)
 
     def all(self, connection: Connection) -> Sequence[Row[Any]]:
         """All workers, the oldest first, with the database's time as ``now``."""

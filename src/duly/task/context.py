@@ -4,26 +4,39 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from uuid import UUID
 
-from duly.errors import Cancel
+from duly.errors import Cancel, TimeLimit
+
+
+class Stop(StrEnum):
+    """Why an attempt should stop."""
+
+    LOST = "lost"
+    """The job is no longer this worker's: nothing that the attempt reports will count."""
+    CANCELLED = "cancelled"
+    """Somebody has cancelled the job."""
+    TIME = "time"
+    """Its ``max_run_time`` is over."""
 
 
 class Cancellation:
     """Set once, when an attempt should stop. A ``threading.Event`` takes fifty times as long to make."""
 
-    __slots__ = ("_asked",)
+    __slots__ = ("reason",)
 
     def __init__(self) -> None:
-        self._asked = False
+        self.reason: Stop | None = None
+        """Why; None while it may go on."""
 
-    def set(self) -> None:
-        """Ask the attempt to stop."""
-        self._asked = True
+    def set(self, reason: Stop = Stop.LOST) -> None:
+        """Ask the attempt to stop; the first reason counts."""
+        self.reason = self.reason or reason
 
     def is_set(self) -> bool:
         """Whether it was asked."""
-        return self._asked
+        return self.reason is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +76,15 @@ class Context:
 
     @property
     def cancelled(self) -> bool:
-        """Whether this attempt should stop, since the job is no longer this worker's: nothing it reports will count."""
+        """Whether this attempt should stop: the job was cancelled, its time is up, or it is no longer this worker's."""
         return self.cancellation.is_set()
 
     def check(self) -> None:
-        """Raise ``duly.Cancel`` when this attempt should stop. Call it between the steps of a long task."""
+        """Raise ``duly.Cancel`` when this attempt should stop. Call it between the steps of a long task.
+
+        When its time is up that is ``duly.errors.TimeLimit``.
+        """
+        if self.cancellation.reason is Stop.TIME:
+            raise TimeLimit
         if self.cancellation.is_set():
             raise Cancel("the attempt was asked to stop")

@@ -50,7 +50,7 @@ class Desk(Protocol):
         ...
 
     def cancel(self, job: UUID, /) -> bool:
-        """Cancel the job if it is waiting; whether it was."""
+        """Cancel the job, or ask its worker to stop it; False when it has ended, or there is none."""
         ...
 
     def result_of(self, status: JobStatus, /) -> Any:
@@ -137,7 +137,12 @@ class JobHandle(Generic[R_co]):
         return self._learn(await self._desk.run(self._desk.look, self.id))
 
     def cancel(self) -> bool:
-        """Cancel the job if it is waiting. False when it runs, has ended, or cannot be found."""
+        """Cancel the job: at once if it waits; if it runs, its worker is asked to stop it.
+
+        True in both cases: ``outcome`` and ``state``, looked at anew, tell them apart. A running job
+        stays so until its task has noticed, and may still succeed. False when it has ended already, or
+        cannot be found.
+        """
         cancelled = self._desk.cancel(self.id)
         self._snapshot = self._desk.look(self.id) or self._snapshot
         return cancelled

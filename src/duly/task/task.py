@@ -12,6 +12,7 @@ from duly.task.call import Call
 from duly.task.using import Using, UsingOptions, read_call_options
 
 if TYPE_CHECKING:
+    from duly.model.isolation import Isolation
     from duly.task.client import Client
     from duly.task.handle import JobHandle
     from duly.task.job_class import Job
@@ -41,6 +42,7 @@ class Task(Generic[P, R_co]):
         where: str,
         aliases: tuple[str, ...] = (),
         effects: Effects | None = None,
+        isolation: Isolation | None = None,
         job_class: type[Job] | None = None,
     ) -> None:
         # Its name, docstring and signature are the function's; what the function carries in its
@@ -58,6 +60,8 @@ class Task(Generic[P, R_co]):
         """What the decorator and its router said; app, queue and call say the rest."""
         self.effects = effects
         """What the task states of its effects; None where it states nothing."""
+        self.isolation = isolation
+        """The limits of the process that each of its jobs gets; None where jobs run in the worker's own."""
         self.job_class = job_class
         """The job class that it was made of; None for a function."""
         self.where = where

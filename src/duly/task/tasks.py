@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, cast, get_args, overload
 
 from duly.errors import DeclarationError
+from duly.model.isolation import Isolation
 from duly.model.names import check_name
 from duly.model.options import Effects, Options, QueueOptions, hint
 from duly.task.hints import declaring_frame, hints_of
@@ -34,10 +36,13 @@ class TaskOptions(RouterOptions, total=False):
     name: str
     aliases: Sequence[str]
     effects: Effects
+    isolated: bool
+    max_memory: int
+    max_cpu: timedelta | float
 
 
 _ROUTER_OPTIONS = (*QueueOptions.__annotations__, "queue")
-_TASK_OPTIONS = (*_ROUTER_OPTIONS, "name", "aliases", "effects")
+_TASK_OPTIONS = (*_ROUTER_OPTIONS, "name", "aliases", "effects", "isolated", "max_memory", "max_cpu")
 
 
 class Tasks:
@@ -161,6 +166,7 @@ class Declaration:
         self._name = None if name is None else _checked("name", name)
         self._aliases = _checked_aliases(options.get("aliases", ()))
         self._effects: Effects | None = _checked_effects(options.get("effects"))
+        self._isolation = _checked_isolation(options)
 
     # The order decides here as well.
     @overload
@@ -208,6 +214,7 @@ class Declaration:
             signature=signature,
             options=self._options,
             effects=self._effects,
+            isolation=self._isolation,
             where=where,
             job_class=job_class,
         )
@@ -273,6 +280,13 @@ def _checked_effects(effects: object) -> Effects | None:
             'state "idempotent" and use the idempotency key, or "transactional"'
         )
     return cast("Effects | None", effects)
+
+
+def _checked_isolation(options: Mapping[str, Any]) -> Isolation | None:
+    try:
+        return Isolation.read(options)
+    except (TypeError, ValueError) as fault:
+        raise DeclarationError(f"task(): {fault}") from None
 
 
 def _line(frame: FrameType | None) -> str:

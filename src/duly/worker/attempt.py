@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from duly.errors import InvalidArguments
@@ -13,10 +13,15 @@ from duly.task.context import Cancellation, Context
 
 if TYPE_CHECKING:
     from duly.task.task import Task
+    from duly.worker.interrupt import Region
 
 
 class ResultRefused(InvalidArguments):
     """A result that was to be kept would not come back as it is."""
+
+
+class OverLimit(Exception):
+    """An isolated attempt was killed at a limit of its process. The message says which, and may be shown anywhere."""
 
 
 class TooLate(Exception):
@@ -34,16 +39,15 @@ class Attempt:
     worker: str
     cancellation: Cancellation
     started_at: datetime
+    run_time: float
+    """Its run-time limit in seconds."""
+    region: Region | None = None
+    """The time in which the task's own code runs, once it has begun."""
 
     @property
     def number(self) -> int:
         """Counted from 1."""
         return self.job.attempt + 1
-
-    @property
-    def run_time(self) -> float:
-        """The run-time limit in seconds."""
-        return (self.options.max_run_time or timedelta(hours=4)).total_seconds()
 
     def context(self) -> Context:
         """What the task may ask of its job."""

@@ -5,7 +5,7 @@
 3. Find the task. Unknown here: put back.
 4. Fit the arguments to its signature. They do not fit: put back.
 5. Call it, in a transaction of ours where it is transactional.
-6. Turn what it returned or raised into a report.
+6. Turn what it returned or raised into a report (``verdict.py``).
 
 Nothing here writes to the jobs table, but for a transactional task, whose own transaction records its
 success. ``run`` and ``arun`` differ in step 5 alone.
@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 from collections.abc import Callable
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, nullcontext
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -24,55 +25,93 @@ from duly.envelope.arguments import SealedOptions
 from duly.envelope.trouble import Trouble
 from duly.errors import (
     ArgumentsMisfit,
-    Cancel,
+    AttemptStopped,
     DatabaseError,
     EnvelopeRejected,
-    InvalidArguments,
-    LeaseLost,
-    Retry,
-    Snooze,
-    TransactionEnded,
+    TimeLimit,
     UnknownKey,
 )
 from duly.model.events import JobPutBack, Notice, SecurityAlert
 from duly.model.job import ClaimedJob
-from duly.model.options import DEFAULTS, Options
-from duly.model.report import SNOOZED, Ended, Lost, PutBack, Recorded, Released, Report, Succeeded
+from duly.model.options import Options
+from duly.model.report import Ended, PutBack, Recorded, Report
 from duly.model.states import Outcome
 from duly.task.context import Cancellation
 from duly.task.injected import Injected
-from duly.worker.attempt import Attempt, ResultRefused, TooLate
+from duly.worker.alarm import Alarm
+from duly.worker.attempt import Attempt, OverLimit, TooLate
+from duly.worker.interrupt import Region
+from duly.worker.ticket import Ticket
+from duly.worker.verdict import Verdict, named
 from duly.worker.writeturn import WriteTurn
 
 if TYPE_CHECKING:
     from duly.task.task import Task
     from duly.worker.home import Home
+    from duly.worker.isolation import Isolation
 
-SNOOZE = timedelta(seconds=60)
 FIRST_PUT_BACK, LONGEST_PUT_BACK = 5, 300
-BUSY = timedelta(milliseconds=200)
 BROKEN = timedelta(seconds=5)
+LONGEST = timedelta(hours=4)
 
 
 class Executor:
     """Runs attempts for one worker, in whichever thread or loop it is called."""
 
     def __init__(
-        self, home: Home, turn: WriteTurn, on_error: Callable[[BaseException], None] | None = None
+        self,
+        home: Home,
+        turn: WriteTurn,
+        on_error: Callable[[BaseException], None] | None = None,
+        isolation: Isolation | None = None,
     ) -> None:
         self._home = home
         self._turn = turn
-        self._on_error = on_error
-        self._options: dict[tuple[str, str, SealedOptions], Options] = {}
+        self._isolation = isolation
+        self._verdict = Verdict(home, on_error)
+        self.alarm = Alarm()
+        self._options: dict[tuple[str, str, SealedOptions], tuple[Options, float]] = {}
 
     # ── the two ways to call ──────────────────────────────────────────────────────────────────
 
-    def run(self, job: ClaimedJob, worker: str, cancellation: Cancellation) -> Report:
+    def run(self, ticket: Ticket) -> Report:
         """An attempt of a sync task."""
-        attempt = self.prepare(job, worker, cancellation)
+        attempt = self.prepare(ticket.job, ticket.worker, ticket.cancellation)
         if not isinstance(attempt, Attempt):
             return attempt
-        return self.call(attempt)
+        ticket.attempt = attempt
+        if self._isolation is not None and attempt.task.isolation is not None:
+            report = self._run_apart(self._isolation, attempt)
+        else:
+            report = self.call(attempt)
+        ticket.attempt = None  # what it holds is let go while the ticket waits for its exchange
+        return report
+
+    async def arun(self, ticket: Ticket) -> Report:
+        """An attempt of an async task, on the running loop."""
+        attempt = self.prepare(ticket.job, ticket.worker, ticket.cancellation)
+        if not isinstance(attempt, Attempt):
+            return attempt
+        ticket.attempt = attempt
+        report = await self.acall(attempt)
+        ticket.attempt = None
+        return report
+
+    def apart(self, task: Task[..., Any] | None) -> bool:
+        """Whether a task's jobs run in processes of their own. Without a nursery they run here."""
+        return self._isolation is not None and task is not None and task.isolation is not None
+
+    def on_loop(self, task: Task[..., Any] | None) -> bool:
+        """Whether they run on the event loop."""
+        return task is not None and task.signature.is_async and not self.apart(task)
+
+    def _run_apart(self, isolation: Isolation, attempt: Attempt) -> Report:
+        """The write turn is taken here, where the pump and other tasks wait for it too."""
+        try:
+            with self._turn.of_task() if attempt.task.transactional else nullcontext():
+                return isolation.run(attempt)
+        except (AttemptStopped, OverLimit) as error:
+            return self._verdict.ended_by(attempt, error)
 
     def call(self, attempt: Attempt) -> Report:
         """Call a sync task that was made ready."""
@@ -86,8 +125,8 @@ class Executor:
                     _begin(attempt, self._home.store.clock.now())
                 result = self._invoke(attempt, given)
         except BaseException as error:  # noqa: BLE001 - a task may raise anything; the worker goes on
-            return self._ended_by(attempt, error)
-        return self._succeeded(attempt, result)
+            return self._verdict.ended_by(attempt, error)
+        return self._verdict.succeeded(attempt, result)
 
     async def acall(self, attempt: Attempt) -> Report:
         """Call an async task that was made ready, on the running loop."""
@@ -95,14 +134,14 @@ class Executor:
             async with self._turn.of_async_task():
                 return await self._acall_in_transaction(attempt)
         try:
-            async with AsyncExitStack() as stack, asyncio.timeout(attempt.run_time):
+            async with AsyncExitStack() as stack:
                 given = await self._aown(attempt, stack)
                 if given:
                     _begin(attempt, self._home.store.clock.now())
                 result = await self._invoke(attempt, given)
         except BaseException as error:  # noqa: BLE001 - as above
-            return self._ended_by(attempt, error)
-        return self._succeeded(attempt, result)
+            return self._verdict.ended_by(attempt, error)
+        return self._verdict.succeeded(attempt, result)
 
     # ── 1 to 4: from row to attempt ───────────────────────────────────────────────────────────
 
@@ -125,7 +164,8 @@ class Executor:
             return self._put_back(job, str(error))
         except ArgumentsMisfit as error:
             return self._put_back(job, str(error))
-        return Attempt(job, task, values, self._merged(task, job.queue, sealed), worker, cancellation, now)
+        options, run_time = self._merged(task, job.queue, sealed)
+        return Attempt(job, task, values, options, worker, cancellation, now, run_time)
 
     def _put_back(self, job: ClaimedJob, cause: str) -> PutBack:
         """Said loudly, without an attempt; 5 s at first, growing to 5 minutes.
@@ -146,9 +186,10 @@ class Executor:
                 "error",
             )
         )
-        return PutBack(job.id, job.claim, f"internal error: {_name(error)}", counted=False, after=BROKEN)
+        return PutBack(job.id, job.claim, f"internal error: {named(error)}", counted=False, after=BROKEN)
 
-    def _merged(self, task: Task[..., Any], queue: str, sealed: SealedOptions) -> Options:
+    def _merged(self, task: Task[..., Any], queue: str, sealed: SealedOptions) -> tuple[Options, float]:
+        """What holds for a job; and its run-time limit in seconds, so that it is worked out once and not for each."""
         key = (task.name, queue, sealed)
         found = self._options.get(key)
         if found is None:
@@ -158,7 +199,8 @@ class Executor:
                 max_run_time=sealed.max_run_time,
                 keep_result=sealed.keep_result,
             )
-            found = call.over(self._home.options_of(task, queue))
+            options = call.over(self._home.options_of(task, queue))
+            found = options, (options.max_run_time or LONGEST).total_seconds()
             if len(self._options) > 10_000:
                 self._options.clear()
             self._options[key] = found
@@ -167,12 +209,30 @@ class Executor:
     # ── 5: the call ───────────────────────────────────────────────────────────────────────────
 
     def _invoke(self, attempt: Attempt, given: dict[str, Any]) -> Any:
-        signature = attempt.task.signature
+        """The task's own code, and nothing else: from here its time counts, and here alone may it be stopped."""
+        signature, function = attempt.task.signature, attempt.task.function
         args, kwargs = signature.apply(attempt.values)
-        returned = attempt.task.function(*args, **kwargs, **given)
-        if returned is not None and not signature.is_async:
+        if given:
+            kwargs = {**kwargs, **given}
+        is_async = signature.is_async
+        attempt.region = region = Region(attempt.run_time, 0 if is_async else threading.get_ident())
+        if region.due < self.alarm.next:
+            self.alarm.ring()
+        if is_async:
+            return region.arun(function, args, kwargs)
+        returned = region.run(function, args, kwargs)
+        if returned is not None:
             _refuse_unrun(returned)
         return returned
+
+    @staticmethod
+    def transactional(ticket: Ticket) -> bool:
+        """Whether what runs is in a transaction."""
+        return ticket.attempt is not None and ticket.attempt.task.transactional
+
+    def deaf(self, attempt: Attempt) -> Report:
+        """How an attempt ends that does not stop."""
+        return self._verdict.deaf(attempt)
 
     def _own(self, attempt: Attempt, stack: ExitStack) -> dict[str, Any]:
         """What a task that is not transactional is given: sessions commit when it returns."""
@@ -213,7 +273,7 @@ class Executor:
             _begin(attempt, transaction.start())
             given = _given(attempt, transaction)
             ours = False
-            result = self._result(attempt, self._invoke(attempt, given))
+            result = self._verdict.result(attempt, self._invoke(attempt, given))
             ours = True
             transaction.finish(attempt.started_at, result)
         except BaseException as error:  # noqa: BLE001 - a task may raise anything
@@ -221,7 +281,7 @@ class Executor:
                 whole = transaction.abandon()
             except DatabaseError:
                 whole = True  # the connection is gone, and the transaction with it
-            return self._undone(attempt, error, whole=whole, ours=ours)
+            return self._verdict.undone(attempt, error, whole=whole, ours=ours)
         return Recorded(attempt.job.id, attempt.job.claim)
 
     async def _acall_in_transaction(self, attempt: Attempt) -> Report:
@@ -233,105 +293,21 @@ class Executor:
             _begin(attempt, await transaction.start())
             given = _given(attempt, transaction)
             ours = False
-            async with asyncio.timeout(attempt.run_time):
-                result = self._result(attempt, await self._invoke(attempt, given))
+            result = self._verdict.result(attempt, await self._invoke(attempt, given))
             ours = True
             await transaction.finish(attempt.started_at, result)
         except BaseException as error:  # noqa: BLE001 - as above
             try:
-                whole = await transaction.abandon(discard=isinstance(error, asyncio.CancelledError))
+                whole = await transaction.abandon(
+                    discard=isinstance(error, asyncio.CancelledError | TimeLimit)
+                )
             except DatabaseError:
                 whole = True
-            return self._undone(attempt, error, whole=whole, ours=ours)
+            return self._verdict.undone(attempt, error, whole=whole, ours=ours)
         return Recorded(attempt.job.id, attempt.job.claim)
 
     def _limits(self, attempt: Attempt) -> dict[str, float]:
         return {"run_time": attempt.run_time, "lease": self._home.settings.lease}
-
-    # ── 6: what became of it ──────────────────────────────────────────────────────────────────
-
-    def _result(self, attempt: Attempt, returned: Any) -> bytes | None:
-        if not attempt.options.keep_result:
-            return None
-        try:
-            body = attempt.task.signature.result.dump(returned, self._home.limits)
-        except InvalidArguments as error:
-            raise ResultRefused(str(error)) from error
-        return self._home.sealer.seal("result", attempt.job.binding, body)
-
-    def _succeeded(self, attempt: Attempt, returned: Any) -> Report:
-        job = attempt.job
-        try:
-            return Succeeded(job.id, job.claim, attempt.started_at, self._result(attempt, returned))
-        except ResultRefused as error:
-            # Its effects stand, so running it again would not help.
-            return self._failed(attempt, error, "its result cannot be kept")
-
-    def _undone(self, attempt: Attempt, error: BaseException, *, whole: bool, ours: bool) -> Report:
-        """A transaction that did not commit, or whose COMMIT was not answered: the fence will tell.
-
-        *ours*: it was in Duly's part of it, before or after the task's own code.
-        """
-        job = attempt.job
-        if isinstance(error, TransactionEnded) or not whole:
-            cause = "its transaction was ended from outside, so its writes may stand"
-            trouble = self._trouble(attempt, error)
-            return Ended(job.id, job.claim, Outcome.UNCERTAIN, cause, True, attempt.started_at, trouble)
-        if isinstance(error, LeaseLost):
-            if job.expires_at <= self._home.store.clock.now():
-                cause = "expired while it ran; rolled back"
-                return Ended(job.id, job.claim, Outcome.EXPIRED, cause, True, attempt.started_at)
-            return Lost(job.id, job.claim)
-        if ours and isinstance(error, DatabaseError):
-            return PutBack(job.id, job.claim, str(error), counted=False, after=BUSY, unheard=True)
-        return self._ended_by(attempt, error)
-
-    def _ended_by(self, attempt: Attempt, error: BaseException) -> Report:
-        """What the task said, or that it failed."""
-        job = attempt.job
-        match error:
-            case TooLate():
-                return Ended(
-                    job.id, job.claim, Outcome.EXPIRED, "not started before expires_at", counted=False
-                )
-            case Cancel():
-                cause = "cancelled by the task"
-                return Ended(job.id, job.claim, Outcome.CANCELLED, cause, True, attempt.started_at)
-            case Snooze():
-                after = None if error.at else error.after or SNOOZE
-                return PutBack(job.id, job.claim, SNOOZED, counted=False, after=after, at=error.at)
-            case asyncio.CancelledError() if attempt.cancellation.is_set():
-                return Released(job.id, job.claim)
-            case ResultRefused():
-                return self._failed(attempt, error, "its result cannot be kept; rolled back")
-        return self._failed_once(attempt, error)
-
-    def _failed_once(self, attempt: Attempt, error: BaseException) -> Report:
-        """A failed attempt: another one follows, unless it was the last."""
-        job = attempt.job
-        if attempt.number >= (attempt.options.max_attempts or 1):
-            return self._failed(attempt, error, f"{_name(error)} in attempt {attempt.number}, the last")
-        after, at = self._wait(attempt, error)
-        trouble = self._trouble(attempt, error)
-        return PutBack(job.id, job.claim, _name(error), True, after, at, trouble, attempt.started_at)
-
-    def _wait(self, attempt: Attempt, error: BaseException) -> tuple[timedelta | None, datetime | None]:
-        if isinstance(error, Retry) and error.at is not None:
-            return None, error.at
-        if isinstance(error, Retry) and error.after is not None:
-            return error.after, None
-        return (attempt.options.retry or DEFAULTS.retry).delay(attempt.number), None  # type: ignore[union-attr]
-
-    def _failed(self, attempt: Attempt, error: BaseException, cause: str) -> Ended:
-        job = attempt.job
-        trouble = self._trouble(attempt, error)
-        return Ended(job.id, job.claim, Outcome.FAILED, cause, True, attempt.started_at, trouble)
-
-    def _trouble(self, attempt: Attempt, error: BaseException) -> bytes:
-        if self._on_error is not None:
-            self._on_error(error)
-        body = Trouble.of(error).dump()
-        return self._home.sealer.seal("error", attempt.job.binding, body)
 
 
 def _begin(attempt: Attempt, now: datetime) -> None:
@@ -375,8 +351,3 @@ def _commit_if_well(session: Any) -> Any:
             await session.commit()
 
     return leave
-
-
-def _name(error: BaseException) -> str:
-    """The exception's class: messages may hold secrets, and stay in the sealed error text."""
-    return type(error).__qualname__[:100]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice, takewhile
 from uuid import UUID
 
-from duly.model.report import Released, Report
+from duly.model.report import Released
 from duly.worker.ticket import Done, Ticket
 
 
@@ -13,8 +14,8 @@ class Hand:
     """Tickets by job. Only the pump's thread touches it; lanes see the tickets alone."""
 
     def __init__(self) -> None:
-        self._tickets: dict[UUID, Ticket] = {}
-        self._finished: dict[UUID, Done] = {}
+        self._tickets: dict[int, Ticket] = {}
+        self._finished: dict[int, Done] = {}
         self.asynchronous = 0
         """How many of the jobs are async."""
 
@@ -31,41 +32,45 @@ class Hand:
         """All of them, the oldest claim first."""
         return list(self._tickets.values())
 
+    def of(self, job: UUID) -> Ticket | None:
+        """The claim that we hold of this job."""
+        return self._tickets.get(job.int)
+
     def holds(self, ticket: Ticket) -> bool:
         """Whether this claim is the one we hold of its job."""
-        return self._tickets.get(ticket.job.id) is ticket
+        return self._tickets.get(ticket.key) is ticket
 
     def hold(self, ticket: Ticket) -> None:
         """A job was claimed. An older claim of it is lost by that, whatever its attempt still does."""
-        older = self._tickets.get(ticket.job.id)
+        older = self._tickets.pop(ticket.key, None)
         if older is not None:
-            self.drop(older)
-        self._tickets[ticket.job.id] = ticket
+            self.asynchronous -= older.asynchronous
+        self._tickets[ticket.key] = ticket
         self.asynchronous += ticket.asynchronous
 
     def drop(self, ticket: Ticket) -> None:
         """The job is no longer ours, or its outcome stands in the database."""
         if self.holds(ticket):
-            del self._tickets[ticket.job.id]
+            del self._tickets[ticket.key]
             self.asynchronous -= ticket.asynchronous
 
     def finish(self, done: Done) -> None:
         """An attempt is over: its outcome waits for the next exchange."""
-        self._finished[done.ticket.job.id] = done
+        self._finished[done.ticket.key] = done
 
-    def handed_in(self, job: UUID) -> Done:
-        """An exchange has carried this outcome: forget it, and the job with it."""
-        done = self._finished.pop(job)
-        self.drop(done.ticket)
-        return done
-
-    def reports(self, most: int) -> dict[UUID, Report]:
+    def finished(self, most: int) -> list[Done]:
         """The oldest outcomes that wait."""
-        return {job: done.report for job, done in list(self._finished.items())[:most]}
+        return list(islice(self._finished.values(), most))
+
+    def handed_in(self, done: Done) -> None:
+        """An exchange has carried this outcome: forget it, and the job with it."""
+        del self._finished[done.ticket.key]
+        self.drop(done.ticket)
 
     def stale(self, before: float) -> list[Ticket]:
         """Jobs claimed before then that still have not started."""
-        return [ticket for ticket in self._tickets.values() if ticket.since < before and ticket.waiting]
+        old = takewhile(lambda ticket: ticket.since < before, self._tickets.values())
+        return [ticket for ticket in old if ticket.waiting]
 
     def give_back(self, tickets: Iterable[Ticket]) -> int:
         """Release those of *tickets* that have not started, with the next exchange; how many."""
@@ -84,10 +89,10 @@ class Hand:
         """Jobs that we take for ours, with nothing to hand in, though no row says so."""
         return [
             ticket
-            for job, ticket in self._tickets.items()
-            if rows.get(job) != ticket.job.claim and job not in self._finished
+            for key, ticket in self._tickets.items()
+            if key not in self._finished and rows.get(ticket.job.id) != ticket.job.claim
         ]
 
     def _knows(self, job: UUID, claim: int) -> bool:
-        ticket = self._tickets.get(job)
+        ticket = self.of(job)
         return ticket is not None and ticket.job.claim == claim

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID
 
-from duly.model.events import Emitter, JobEnded, JobPutBack, JobRetried, LeaseWasLost, SecurityAlert
+from duly.model.events import Emitter, JobDied, JobEnded, JobPutBack, JobRetried, LeaseWasLost, SecurityAlert
 from duly.model.job import ClaimedJob
-from duly.model.report import SNOOZED, Ended, PutBack, Report
+from duly.model.report import SNOOZED, Died, Ended, PutBack, Released, Report, Succeeded
 from duly.model.states import Outcome
 from duly.worker.ticket import Done
+
+if TYPE_CHECKING:
+    from duly.store.outcomes import Settled
 
 
 class Herald:
@@ -19,16 +27,47 @@ class Herald:
         self.tally: Counter[str] = Counter()
         """How the attempts ended so far: outcomes, ``retried`` and ``put back``."""
 
-    def succeeded(self, done: Done) -> None:
+    def succeeded(self, dones: Sequence[Done]) -> None:
         """The hot case: counted; told only where somebody asked for successes."""
-        self.tally[Outcome.SUCCEEDED.value] += 1
+        if dones:
+            self.tally[Outcome.SUCCEEDED.value] += len(dones)
         if self._emitter.successes:
-            self._emit_end(done, Outcome.SUCCEEDED, None)
+            for done in dones:
+                self._emit_end(done, Outcome.SUCCEEDED, None)
+
+    def tell(self, dones: Sequence[Done], lost: AbstractSet[UUID], settled: Settled) -> list[timedelta]:
+        """What has become of outcomes that were handed in; the waits of those that will be tried again."""
+        lost, well, waits = lost | settled.lost, [], []
+        for done in dones:
+            report = done.report
+            if type(report) is Succeeded and not (lost and report.id in lost):
+                well.append(done)
+            elif report.id not in lost:
+                waits += self._tell_other(done, report, settled)
+            elif not isinstance(report, Released):
+                self.lost(done.ticket.job)
+        self.succeeded(well)
+        return waits
+
+    def _tell_other(self, done: Done, report: Report, settled: Settled) -> list[timedelta]:
+        known = settled.recorded.get(report.id)
+        if report.id in settled.ended:
+            self.settled(done, settled.ended[report.id])
+        elif report.id in settled.expired:
+            self.expired(done)
+        elif known is not None and not (isinstance(report, Ended) and report.outcome is known):
+            # A transactional task whose COMMIT was not answered, or that was killed or died after it: it had landed.
+            self.ended(done, known)
+        else:
+            self.settled(done, report)
+            if isinstance(report, PutBack) and report.after is not None:
+                return [report.after]
+        return []
 
     def ended(self, done: Done, outcome: Outcome) -> None:
         """The ledger had this outcome already."""
         if outcome is Outcome.SUCCEEDED:
-            self.succeeded(done)
+            self.succeeded([done])
             return
         self.tally[outcome.value] += 1
         self._emit_end(done, outcome, None)
@@ -51,9 +90,12 @@ class Herald:
                 self._emitter.emit(
                     JobRetried(job.id, job.task, job.queue, attempt, report.cause, report.after)
                 )
-            case _:
+            case Died():
+                self.tally["died"] += 1
+                self._emitter.emit(JobDied(job.id, job.task, job.queue, report.cause))
+            case PutBack():
                 self.tally["put back"] += 1
-                if isinstance(report, PutBack) and (report.unheard or report.cause == SNOOZED):
+                if report.unheard or report.cause == SNOOZED:
                     problem = report.unheard
                     self._emitter.emit(JobPutBack(job.id, job.task, job.queue, report.cause, problem=problem))
 

@@ -1,15 +1,16 @@
-"""How many jobs to claim: as many as can start at once, and ahead of that a tenth of a second of work.
+"""How many jobs to claim: as many as can start at once, and ahead of that a fortieth of a second of work.
 
-Ahead is bounded by *time*, by the rate measured of the tasks that ran last; a task that was not
-measured yet counts as slow, so a fresh worker takes no more than its threads. Claiming too much hurts
-others (jobs wait here while another worker idles), claiming too little hurts us (a round trip a job).
+Ahead is bounded by *time*, task by task: what was claimed is weighed by the measured run time of each
+task, and what would wait for longer goes back at once. A task that was not measured yet counts as slow,
+so a fresh worker takes no more than its threads. Claiming too much hurts others (jobs wait here while
+another worker idles), claiming too little hurts us (a round trip a job).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-AHEAD = 0.1
+AHEAD = 0.025
 SLOW = 60.0
 BATCH = 500
 FORGET = 0.1
@@ -40,6 +41,16 @@ class Pace:
             share = sum(asynchronous for _, asynchronous in tasks) / len(tasks)
             self._async_share += 0.2 * (share - self._async_share)
             self._async_share = min(max(self._async_share, 0.05), 0.95)
+
+    def fit(self, tasks: list[str], held: int) -> int:
+        """How many of these sync jobs, in their order, to keep beside *held* others; the rest would wait too long."""
+        free = max(self._threads - held, 0)
+        budget = self._threads * AHEAD - max(held - self._threads, 0) * self._typical
+        for place, task in enumerate(tasks[free:]):
+            budget -= self._seconds.get(task, SLOW)
+            if budget < 0:
+                return free + place
+        return len(tasks)
 
     def stall(self) -> None:
         """Jobs that were claimed ahead have waited for too long: whatever was measured, claim no more ahead.

@@ -10,12 +10,12 @@ import asyncio
 import functools
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 
 from duly.model.report import Released, Report
-from duly.worker.attempt import Attempt
+from duly.worker.blackbox import BlackBox
 from duly.worker.executor import Executor
 from duly.worker.ticket import Done, Ticket
 
@@ -23,13 +23,18 @@ from duly.worker.ticket import Done, Ticket
 class Threads:
     """The lane of sync tasks."""
 
-    def __init__(self, executor: Executor, done: SimpleQueue[Done | None], count: int) -> None:
+    def __init__(
+        self, executor: Executor, done: SimpleQueue[Done | None], count: int, blackbox: BlackBox
+    ) -> None:
         self._executor = executor
         self._done = done
+        self._blackbox = blackbox
         self._queue: SimpleQueue[Ticket | None] = SimpleQueue()
+        self.running: list[Ticket | None] = [None] * count
+        """What each thread runs now."""
         self._threads = [
-            threading.Thread(target=self._serve, name=f"duly-run-{n}", daemon=True)
-            for n in range(1, count + 1)
+            threading.Thread(target=self._serve, args=(n,), name=f"duly-run-{n + 1}", daemon=True)
+            for n in range(count)
         ]
 
     def start(self) -> None:
@@ -52,16 +57,22 @@ class Threads:
                 thread.join(max(0.0, until - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _serve(self) -> None:
+    def _serve(self, slot: int) -> None:
+        running, blackbox, done = self.running, self._blackbox, self._done
         while (ticket := self._queue.get()) is not None:
             if ticket.take():
                 began = time.monotonic()
+                running[slot] = ticket
+                if not ticket.apart:
+                    blackbox.enter(slot, ticket.job)
                 report = self._run(ticket)
-                self._done.put(Done(ticket, report, time.monotonic() - began))
+                blackbox.leave(slot)
+                running[slot] = None
+                done.put(Done(ticket, report, time.monotonic() - began))
 
     def _run(self, ticket: Ticket) -> Report:
         try:
-            return self._executor.run(ticket.job, ticket.worker, ticket.cancellation)
+            return self._executor.run(ticket)
         except BaseException as error:  # noqa: BLE001 - a fault of ours must not cost the thread, and the job with it
             return self._executor.broken(ticket.job, error)
 
@@ -69,10 +80,14 @@ class Threads:
 class Loop:
     """The lane of async tasks: one event loop in a thread of its own, started with the first job."""
 
-    def __init__(self, executor: Executor, done: SimpleQueue[Done | None], count: int) -> None:
+    def __init__(
+        self, executor: Executor, done: SimpleQueue[Done | None], count: int, blackbox: BlackBox, first: int
+    ) -> None:
         self._executor = executor
         self._done = done
         self._count = count
+        self._blackbox = blackbox
+        self._free = list(range(first, first + count))
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._slots: asyncio.Semaphore | None = None
@@ -90,6 +105,11 @@ class Loop:
         """Cancel running attempts; they are reported as released."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._cancel, tickets)
+
+    @property
+    def running(self) -> list[Ticket]:
+        """What runs or waits for a slot."""
+        return list(self._running)
 
     def stop(self, timeout: float) -> bool:
         """Cancel what runs and end the loop; whether it ended in time (a task may swallow its cancellation)."""
@@ -143,8 +163,8 @@ class Loop:
                 if not taken:
                     return
                 began = time.monotonic()
-                attempt = self._executor.prepare(ticket.job, ticket.worker, ticket.cancellation)
-                report = await self._executor.acall(attempt) if isinstance(attempt, Attempt) else attempt
+                with self._noted(ticket):
+                    report = await self._executor.arun(ticket)
                 self._done.put(Done(ticket, report, time.monotonic() - began))
         except asyncio.CancelledError:
             if taken or ticket.take():
@@ -152,6 +172,16 @@ class Loop:
                 self._done.put(Done(ticket, released, time.monotonic() - began))
         except BaseException as error:  # noqa: BLE001 - as above
             self._done.put(Done(ticket, self._executor.broken(ticket.job, error), time.monotonic() - began))
+
+    @contextmanager
+    def _noted(self, ticket: Ticket) -> Iterator[None]:
+        slot = self._free.pop()
+        self._blackbox.enter(slot, ticket.job)
+        try:
+            yield
+        finally:
+            self._blackbox.leave(slot)
+            self._free.append(slot)
 
     def _cancel(self, tickets: Sequence[Ticket]) -> None:
         for ticket in tickets:

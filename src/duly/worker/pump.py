@@ -5,9 +5,9 @@ A turn:
 1. Gather what the lanes have finished since the last turn. Outcomes gather while the previous exchange
    is under way, so batching needs no timer.
 2. After trouble: a new membership if ours is gone, and reconcile, before anything else is said.
-3. Services that are due: beat, reconcile, promote, expire, rescue.
+3. What is due: a beat (which reconciles), promotion, expiry, rescue.
 4. The exchange: hand in outcomes, give back what waited too long, claim what can start next.
-5. Hand the claimed jobs to the lanes.
+5. Hand the claimed jobs to the lanes; give back at once what would wait there for too long.
 
 Nothing that was gathered is forgotten before an exchange that carried it has committed; a repeated
 outcome is told from a lost lease by the ledger.
@@ -16,7 +16,7 @@ outcome is told from a lost lease by the ledger.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
@@ -24,36 +24,40 @@ from uuid import UUID
 
 from duly.clock import Clock
 from duly.errors import DatabaseError
-from duly.model.events import (
-    Notice,
-    Started,
-    Stopped,
-)
+from duly.model.events import Started, Stopped
 from duly.model.job import ClaimedJob
-from duly.model.report import Lost, PutBack, Recorded, Released, Report, Succeeded
+from duly.model.report import Lost, Recorded, Released
+from duly.worker.blackbox import BlackBox
+from duly.worker.cursor import Cursor
+from duly.worker.duties import Duties
 from duly.worker.executor import Executor
 from duly.worker.hand import Hand
 from duly.worker.herald import Herald
+from duly.worker.lanes import Lanes
 from duly.worker.outage import Outage
 from duly.worker.pace import BATCH, Pace, share_of_async
-from duly.worker.pool import Loop, Threads
-from duly.worker.queues import EVERYTHING, Lines, Selection
-from duly.worker.services.membership import Membership
-from duly.worker.services.upkeep import Rescue, Upkeep
+from duly.worker.queues import Lines, Selection, SuspectLines
+from duly.worker.rest import Rest
+from duly.worker.standing import Standing
 from duly.worker.ticket import Done, Ticket
 from duly.worker.writeturn import WriteTurn
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from duly.store.dialect import Exchanged
     from duly.store.outcomes import Settled
     from duly.worker.home import Home
+    from duly.worker.isolation import Isolation
 
 UNSTARTED = 1.0
 """Seconds that a claimed job may wait here before it is given back."""
 
-SHORTEST_REST = 0.005
 SOON = timedelta(milliseconds=50)
+SURE = 0.04
+"""One look after a rest of about so long is taken without news: a job may be due a moment later than it came."""
+
+SHORTEST_REST = 0.0002
 LOCK_WAIT, STATEMENT_WAIT = 2.0, 10.0
 
 
@@ -68,36 +72,51 @@ class Pump:
         threads: int,
         coroutines: int,
         until_empty: bool = False,
+        suspects: bool = False,
+        most: int = 0,
+        blackbox: BlackBox | None = None,
+        isolation: Isolation | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._home = home
         self._queues = queues
-        self._until_empty = until_empty
+        self._until_empty = until_empty or suspects
+        self._most = most
         self._clock = clock or Clock()
         self._store = store = home.store
         self._line = store.line(lock=LOCK_WAIT, statement=STATEMENT_WAIT, idle=home.settings.lease)
         self._turn_of = WriteTurn(shared=store.dialect.name == "sqlite")
-        executor = Executor(home, self._turn_of)
         self._done: SimpleQueue[Done | None] = SimpleQueue()
-        self._threads = Threads(executor, self._done, threads)
-        self._loop = Loop(executor, self._done, coroutines)
-        self._pace = Pace(
-            threads, coroutines, async_share=share_of_async(task.signature.is_async for task in home.tasks)
+        self._executor = executor = Executor(home, self._turn_of, isolation=isolation)
+        self._lanes = Lanes(
+            executor,
+            self._done,
+            threads=threads,
+            coroutines=coroutines,
+            blackbox=blackbox,
+            emitter=home.emitter,
+            on_deaf=self._give_up,
         )
-        self.membership = Membership(store, home.settings, self._clock, str(queues))
-        self._upkeep = Upkeep(store, self._clock, home.emitter)
-        self._rescue = Rescue(store, home.settings, home.emitter)
+        self._pace = Pace(threads, coroutines, async_share=share_of_async(map(executor.on_loop, home.tasks)))
         self._hand = Hand()
+        self._standing = Standing(home, self._clock, str(queues), self._hand, self._lanes.cancel)
+        self.membership = self._standing.membership
         self._herald = Herald(home.emitter)
         self.tally = self._herald.tally
         """How the attempts ended so far: outcomes, ``retried`` and ``put back``."""
-        self._lines = Lines(queues, self._clock)
-        self._rest = SHORTEST_REST
+        self._lines = (SuspectLines if suspects else Lines)(queues, self._clock)
+        self._cursor = Cursor(self._clock)
+        self._rest = Rest(home, self._clock)
+        self._duties = Duties(home, self._clock, self._standing, self._rest, self._transaction)
         self._outage = Outage(home.emitter, self._clock)
         self._dry = False
+        self._look = True
         self._drain_until: float | None = None
-        self._announce: Callable[[str], object] = str
         self._released = 0
+        self.deaf = False
+        """Whether an attempt did not stop, so that this process must end."""
+        self.stuck = False
+        """Whether it holds SQLite's write lock as well, so that nothing can be recorded before."""
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────
 
@@ -107,10 +126,11 @@ class Pump:
         *announce* is called with each worker id this pump takes. The first exchange must succeed:
         a database that is not there at the start is the caller's to see.
         """
-        self._announce = announce or str
         with self._transaction() as connection:
-            self._join(connection)
-        self._threads.start()
+            self._standing.join(connection, announce)
+        self._lanes.start()
+        if not self._until_empty:
+            self._rest.start(self._ring, lambda: self.membership.id)
         self._home.emitter.emit(Started("worker", self.membership.id, {"queues": str(self._queues)}))
         try:
             while not self._over():
@@ -121,8 +141,23 @@ class Pump:
         return clean
 
     def drain(self, grace: float) -> None:
-        """From any thread: claim no more, give back what was not started, let the rest end within *grace* seconds."""
-        self._drain_until = self._clock.monotonic() + grace
+        """From any thread: claim no more, give back what was not started, let the rest end within *grace* seconds.
+
+        Of several the one that ends first holds.
+        """
+        until = self._clock.monotonic() + grace
+        self._drain_until = until if self._drain_until is None else min(until, self._drain_until)
+        self._ring()
+
+    def _give_up(self) -> None:
+        """From the watch: an attempt does not stop. Its neighbours may finish; what becomes of it is said last."""
+        self.deaf = True
+        self.stuck = any(map(self._executor.transactional, self._lanes.deaf)) and self._turn_of.break_off()
+        if self.stuck or not self._draining:
+            self.drain(0.0 if self.stuck else self._home.settings.grace)
+
+    def _ring(self) -> None:
+        """From any thread: look again."""
         self._done.put(None)
 
     @property
@@ -131,16 +166,22 @@ class Pump:
 
     def _over(self) -> bool:
         if self._drain_until is not None:
-            return not self._hand or self._clock.monotonic() >= self._drain_until
+            busy = set(self._hand.tickets).difference(self._lanes.deaf)
+            return not busy or self._clock.monotonic() >= self._drain_until
+        if self.spent:
+            return not self._hand
         return self._until_empty and self._dry and not self._hand and not self._more_soon()
+
+    @property
+    def spent(self) -> bool:
+        """Whether it has run as many jobs as it may."""
+        return 0 < self._most <= self.tally.total()
 
     def _more_soon(self) -> bool:
         """Whether a job is due in a moment: one put back without a wait, or enqueued just now."""
         try:
             with self._transaction() as connection:
-                every = EVERYTHING[0] in self._queues.patterns
-                names = [] if every else self._lines.names(self._store, connection)
-                return (every or bool(names)) and self._store.upkeep.due_soon(connection, names, SOON)
+                return self._lines.more_soon(self._store, connection, SOON)
         except DatabaseError as error:
             self._stumble(error)
             return True
@@ -148,21 +189,30 @@ class Pump:
     def _leave(self) -> bool:
         """Stop the lanes, record what ended, take our row out; False when something still runs."""
         self._drain_until = self._drain_until or self._clock.monotonic()
+        self._rest.close()
         self._give_back(self._hand.tickets)
-        calm = all([self._loop.stop(1.0), self._threads.stop(0.2)])
+        calm = self._lanes.stop()
         self._gather()
         try:
-            while self._hand.reports(1) and self._exchange():
+            while self._hand.finished(1) and self._exchange():
                 pass  # what others have locked is left for the rescue
+            last = self._given_up()
             with self._transaction() as connection:
-                self._release_unknown(connection)
-                self.membership.leave(connection)
+                settled = self._standing.leave(connection, [done.report for done in last])
+            self._acknowledge([done for done in last if done.report.id not in settled.later], set(), settled)
         except DatabaseError as error:
             self._stumble(error)  # our row goes stale, and others take over
         self._home.emitter.emit(Stopped("worker", self.membership.id, self._released))
         self.membership.forget()
         self._line.close()
         return calm and not self._hand
+
+    def _given_up(self) -> list[Done]:
+        """How the attempts end that do not stop."""
+        given_up = [done for done in self._lanes.given_up() if self._hand.holds(done.ticket)]
+        for done in given_up:
+            self._hand.finish(done)
+        return given_up
 
     # ── a turn ────────────────────────────────────────────────────────────────────────────────
 
@@ -171,8 +221,9 @@ class Pump:
         self._gather()
         try:
             self._recover()
-            worked = self._serve()
-            worked = self._exchange() or worked
+            found = self._duties.serve(draining=self._draining)
+            self._look = self._look or found
+            worked = self._exchange()
         except DatabaseError as error:
             self._stumble(error)
             return False
@@ -181,95 +232,114 @@ class Pump:
 
     def _gather(self) -> None:
         """What the lanes have finished. What a transactional task recorded itself needs no exchange."""
-        while True:
-            try:
-                done = self._done.get_nowait()
-            except Empty:
-                return
-            if done is not None:
-                self._finish(done)
+        with suppress(Empty):
+            while True:
+                self._take_in(self._done.get_nowait())
+
+    def _take_in(self, done: Done | None) -> None:
+        """Something has ended, or somebody rang."""
+        if done is not None:
+            self._look = True  # there is room again
+            self._finish(done)
+        elif not self._look:
+            self._look = self._line.news()
+            if not self._look:
+                self._rest.rung()
 
     def _finish(self, done: Done) -> None:
-        job, report = done.ticket.job, done.report
-        if not isinstance(report, Released):
-            self._pace.learn(job.task, done.seconds)
+        ticket, report, seconds = done
+        if type(report) is not Released:
+            self._pace.learn(ticket.job.task, seconds)
         match report:
             case Recorded():
-                self._hand.drop(done.ticket)
-                self._herald.succeeded(done)
+                self._hand.drop(ticket)
+                self._herald.succeeded([done])
             case Lost():
-                self._hand.drop(done.ticket)
-                self._herald.lost(job)
-            case _ if self._hand.holds(done.ticket):
+                self._hand.drop(ticket)
+                self._herald.lost(ticket.job)
+            case _ if self._hand.holds(ticket):
                 self._hand.finish(done)
             case _ if not isinstance(report, Released):
                 # Lost, and claimed again by ourselves meanwhile: it must not take the new attempt's place.
-                self._herald.lost(job)
+                self._herald.lost(ticket.job)
 
     def _sleep(self) -> None:
-        """Rest until something ends, or the next look is due: 5, 10, 20 … ms up to the poll interval."""
+        """Rest until something ends, somebody rings, or the next look is due."""
         now = self._clock.monotonic()
-        until = min(self.membership.due, self._upkeep.due) - now
+        until = self._duties.due - now
+        rest = self._rest.wait()
         if self._outage.lasts:
-            wait = min(self._rest, 1.0)
-        elif self._room() > 0:
-            wait = min(self._rest, until)
-        else:
-            wait = min(until, UNSTARTED / 4)
-        self._rest = min(self._rest * 2, max(self._home.settings.poll, SHORTEST_REST))
+            until = rest = min(rest, 1.0)
+        elif self._room() <= 0:
+            until = rest = min(until, UNSTARTED / 4)
         try:
-            done = self._done.get(timeout=max(wait, 0.001))
+            self._take_in(self._done.get(timeout=max(min(rest, until), SHORTEST_REST)))
         except Empty:
-            return
-        if done is not None:
-            self._finish(done)
+            if rest <= until:
+                self._look = self._line.news() or SURE <= rest < 2 * SURE
 
     # ── the exchange ──────────────────────────────────────────────────────────────────────────
 
     def _exchange(self) -> bool:
-        reports = self._reports()
-        limit = self._room()
-        if not reports and limit <= 0:
+        dones = self._to_hand_in()
+        limit = self._room() if self._look or dones else 0
+        if not dones and limit <= 0:
             return False
+        began = self._clock.monotonic()
         with self._transaction() as connection:
-            names = self._lines.names(self._store, connection) if limit > 0 else []
-            reply, settled = self._store.jobs.exchange(
+            reply, settled = self._lines.exchange(
+                self._store,
                 connection,
                 self.membership.id,
-                list(reports.values()),
-                names or ("",),
-                limit if names else 0,
+                [done.report for done in dones],
+                limit,
+                after=self._cursor.places(),
                 careful=self._outage.careful,
             )
+            flag = self._rest.flag(found=bool(reply.claimed)) if limit > 0 else None
+            if flag is not None:
+                self._store.workers.sleeps(connection, self.membership.id, asleep=flag)
+        if flag is not None:
+            self._rest.asleep = flag
         # Rows that others have locked keep their outcomes here for the next time; nothing waits behind them.
         self._outage.careful = bool(settled.later)
-        reports = {job: report for job, report in reports.items() if job not in settled.later}
-        self._acknowledge(reports, reply.lost, settled)
+        if settled.later:
+            dones = [done for done in dones if done.report.id not in settled.later]
+        self._acknowledge(dones, reply.lost, settled)
         for job in reply.replayed:
             self._herald.replayed(job)
         if not reply.alive:
-            self._disown()
+            self._standing.disown()
+            self._outage.doubtful = True
         self._hand_over(reply.claimed)
-        self._dry = limit > 0 and not reply.claimed and not reply.replayed
-        if reply.claimed:
-            self._rest = SHORTEST_REST
-        elif limit > 0:
-            self._lines.look_again()
-        return bool(reports or reply.claimed)
+        more = limit > 0 and self._learn(reply, limit, self._clock.monotonic() - began)
+        return bool(dones or reply.claimed or more)
+
+    def _learn(self, reply: Exchanged, limit: int, seconds: float) -> bool:
+        """What the claim tells about the next one; whether it should follow at once."""
+        more = self._cursor.learn(reply.claimed, limit, seconds)
+        if reply.claimed or reply.replayed:
+            self._rest.over()
+        elif not more:
+            more = self._lines.dry()
+        self._look = more or bool(reply.claimed or reply.replayed)
+        self._dry = not self._look
+        return more
 
     def _room(self) -> int:
         if self._draining or not self.membership.joined:
             return 0
-        return self._pace.room(self._hand.sync, self._hand.asynchronous)
+        room = self._pace.room(self._hand.sync, self._hand.asynchronous)
+        return room if not self._most else min(room, self._most - self.tally.total() - len(self._hand))
 
-    def _reports(self) -> dict[UUID, Report]:
+    def _to_hand_in(self) -> list[Done]:
         """What to hand in: outcomes, and jobs that have waited here for too long."""
         if self._draining:
             self._give_back(self._hand.tickets)
         elif stale := self._hand.stale(self._clock.monotonic() - UNSTARTED):
             self._pace.stall()
             self._give_back(stale)
-        return self._hand.reports(2 * BATCH)
+        return self._hand.finished(2 * BATCH)
 
     def _give_back(self, tickets: Iterable[Ticket]) -> None:
         self._released += self._hand.give_back(tickets)
@@ -277,116 +347,37 @@ class Pump:
     def _hand_over(self, jobs: list[ClaimedJob]) -> None:
         if not jobs:
             return
-        now, worker = self._clock.monotonic(), self.membership.id
+        now, worker, held = self._clock.monotonic(), self.membership.id, self._hand.sync
+        ways: dict[str, tuple[bool, bool]] = {}
         sync: list[Ticket] = []
         loop: list[Ticket] = []
         for job in jobs:
-            task = self._home.find(job.task)
-            ticket = Ticket(job, worker, now, asynchronous=task is not None and task.signature.is_async)
+            if job.task not in ways:
+                task = self._home.find(job.task)
+                ways[job.task] = self._executor.on_loop(task), self._executor.apart(task)
+            on_loop, apart = ways[job.task]
+            ticket = Ticket(job, worker, now, asynchronous=on_loop, apart=apart)
             self._hand.hold(ticket)
-            (loop if ticket.asynchronous else sync).append(ticket)
+            (loop if on_loop else sync).append(ticket)
+        kept = self._pace.fit([ticket.job.task for ticket in sync], held)
         self._pace.saw([(ticket.job.task, ticket.asynchronous) for ticket in (*sync, *loop)])
-        self._threads.hand_over(sync)
-        if loop:
-            self._loop.hand_over(loop)
+        self._give_back(sync[kept:])
+        self._lanes.hand_over(sync[:kept], loop)
 
-    def _acknowledge(self, reports: dict[UUID, Report], lost: set[UUID], settled: Settled) -> None:
+    def _acknowledge(self, dones: list[Done], lost: set[UUID], settled: Settled) -> None:
         """These outcomes stand in the database now, or have lost their fence: forget them, and say so."""
-        for job, report in reports.items():
-            done = self._hand.handed_in(job)
-            if job in lost or job in settled.lost:
-                if not isinstance(report, Released):
-                    self._herald.lost(done.ticket.job)
-            elif type(report) is Succeeded:
-                self._herald.succeeded(done)
-            elif job in settled.expired:
-                self._herald.expired(done)
-            elif isinstance(report, PutBack) and job in settled.recorded:
-                # A transactional task whose COMMIT was not answered: it had landed.
-                self._herald.ended(done, settled.recorded[job])
-            else:
-                self._herald.settled(done, report)
-                if isinstance(report, PutBack) and report.after is not None:
-                    self._upkeep.hurry(report.after)
+        for done in dones:
+            self._hand.handed_in(done)
+        for wait in self._herald.tell(dones, lost, settled):
+            self._duties.hurry(wait)
 
-    # ── services ──────────────────────────────────────────────────────────────────────────────
-
-    def _serve(self) -> bool:
-        now = self._clock.monotonic()
-        if now >= self.membership.due:
-            with self._transaction() as connection:
-                if not self.membership.beat(connection):
-                    self._disown()
-                    self._join(connection)
-                self._reconcile(connection)
-            if self.membership.may_judge():
-                self._look_after_the_dead()
-        if now >= self._upkeep.due and not self._draining:
-            with self._transaction() as connection:
-                found = self._upkeep.look(connection)
-            self._upkeep.tell()
-            return found
-        return False
-
-    def _look_after_the_dead(self) -> None:
-        """Offer their jobs again, a batch a transaction; what is locked is left for the next beat."""
-        while True:
-            with self._transaction() as connection:
-                some = self._rescue.look(connection, self.membership.id)
-            self._rescue.tell()
-            if not some:
-                return
+    # ── trouble ───────────────────────────────────────────────────────────────────────────────
 
     def _recover(self) -> None:
         """After an exchange whose reply was lost: are we still a member, and what do the rows say we hold?"""
-        if not self._outage.doubtful:
-            return
-        with self._transaction() as connection:
-            if not self.membership.joined or not self.membership.beat(connection):
-                self._disown()
-                self._join(connection)
-            self._reconcile(connection)
-        self._outage.doubtful = False
-
-    def _join(self, connection: Connection) -> None:
-        self.membership.join(connection)
-        self._announce(self.membership.id)
-
-    def _reconcile(self, connection: Connection) -> None:
-        """Rows that name us and that we do not know are released; jobs that are no longer ours are cancelled."""
-        rows = self._release_unknown(connection)
-        for ticket in self._hand.lost(rows):
-            self._cancel(ticket)
-
-    def _release_unknown(self, connection: Connection) -> dict[UUID, int]:
-        rows = self._store.jobs.held_by(connection, self.membership.id)
-        unknown = self._hand.unknown(rows)
-        if unknown:
-            self._store.outcomes.settle(connection, self.membership.id, unknown)
-        return rows
-
-    def _disown(self) -> None:
-        """Our row is gone: others count us as dead. We hold nothing; what runs is told to stop."""
-        if not self.membership.joined:
-            return  # done before; the database went away before we could join anew
-        self._home.emitter.emit(
-            Notice(f"worker {self.membership.id} was taken for dead; it drops its jobs and takes a new id")
-        )
-        self.membership.forget()
-        self._outage.doubtful = True
-        for ticket in self._hand.tickets:
-            self._cancel(ticket)
-
-    def _cancel(self, ticket: Ticket) -> None:
-        """A job that is no longer ours: drop it if it has not started, else tell it to stop."""
-        if ticket.take():
-            self._hand.drop(ticket)
-            return
-        ticket.cancellation.set()
-        if ticket.asynchronous:
-            self._loop.cancel([ticket])
-
-    # ── trouble ───────────────────────────────────────────────────────────────────────────────
+        if self._outage.doubtful:
+            self._look = self._duties.beat(draining=self._draining) or not self._draining
+            self._outage.doubtful = False
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:

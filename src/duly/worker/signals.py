@@ -7,6 +7,14 @@ import signal
 from types import FrameType, TracebackType
 from typing import Self
 
+COUNTED_ABOVE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""What tells a supervisor to stop; its children leave it to it, since a terminal sends these to all of them."""
+
+
+def obeys(number: signal.Signals) -> bool:
+    """Whether the signal counts here: under nohup the end of the terminal is ignored, and stays so."""
+    return signal.getsignal(number) is not signal.SIG_IGN
+
 
 class SignalPipe:
     """Within ``with``: the given signals do nothing but arrive here. For the main thread."""
@@ -51,3 +59,14 @@ class SignalPipe:
 
 def _arrive(number: int, frame: FrameType | None) -> None:
     """The wake-up pipe has the news."""
+
+
+def leave_it(number: int, frame: FrameType | None) -> None:
+    """A handler that does nothing: somebody else acts on it. Programs that we start inherit it as the default."""
+
+
+def be_deaf() -> None:
+    """Nothing is left but to leave: who asks for it once more shall not see how an interpreter is interrupted."""
+    for number in COUNTED_ABOVE:
+        if obeys(number):
+            signal.signal(number, leave_it)

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 from duly.model.job import ClaimedJob
 from duly.model.report import Report
 from duly.task.context import Cancellation
 
+if TYPE_CHECKING:
+    from duly.worker.attempt import Attempt
 
-@dataclass(slots=True, eq=False)
+
 class Ticket:
     """One claimed job. ``take`` succeeds once: for the runner that starts it, or the pump that takes it back."""
 
-    job: ClaimedJob
-    worker: str
-    since: float
-    asynchronous: bool
-    cancellation: Cancellation = field(default_factory=Cancellation)
-    _free: list[bool] = field(default_factory=lambda: [True])
+    __slots__ = ("_free", "apart", "asynchronous", "attempt", "cancellation", "job", "key", "since", "worker")
+
+    def __init__(
+        self, job: ClaimedJob, worker: str, since: float, *, asynchronous: bool, apart: bool = False
+    ) -> None:
+        self.job = job
+        self.key = job.id.int
+        """The job's id as a number: a UUID is hashed in Python, ten times as slowly."""
+        self.worker = worker
+        self.since = since
+        self.asynchronous = asynchronous
+        """Whether it goes to the loop."""
+        self.apart = apart
+        """Whether it runs in a process of its own, whose death is not the worker's."""
+        self.cancellation = Cancellation()
+        self.attempt: Attempt | None = None
+        """What the watch looks at, once the job was opened and fitted."""
+        self._free = [True]
 
     def take(self) -> bool:
         """Whether the caller is the first to ask. ``list.pop`` is atomic, so nobody waits for a lock."""
@@ -33,8 +47,7 @@ class Ticket:
         return bool(self._free)
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(NamedTuple):
     """A ticket whose attempt is over."""
 
     ticket: Ticket

@@ -12,6 +12,8 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
+from duly.errors import DatabaseBusy
+
 
 class WriteTurn:
     """One lock with two doors; a release may come from another thread than the acquire."""
@@ -21,6 +23,7 @@ class WriteTurn:
         self._changed = threading.Condition()
         self._taken = False
         self._pumps_waiting = 0
+        self._broken = False
 
     @contextmanager
     def of_pump(self) -> Iterator[None]:
@@ -31,7 +34,9 @@ class WriteTurn:
         with self._changed:
             self._pumps_waiting += 1
             try:
-                self._changed.wait_for(lambda: not self._taken)
+                self._changed.wait_for(lambda: not self._taken or self._broken)
+                if self._taken:
+                    raise DatabaseBusy("a transactional task that does not stop holds SQLite's write lock")
                 self._taken = True
             finally:
                 self._pumps_waiting -= 1
@@ -39,6 +44,13 @@ class WriteTurn:
             yield
         finally:
             self._leave()
+
+    def break_off(self) -> bool:
+        """A task does not stop while it has the turn: the pump waits no more. False where there are no turns."""
+        with self._changed:
+            self._broken = self._shared
+            self._changed.notify_all()
+        return self._broken
 
     @contextmanager
     def of_task(self) -> Iterator[None]:

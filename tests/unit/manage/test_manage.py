@@ -36,9 +36,11 @@ class FakeStore:
         self.workers: Any = SimpleNamespace(all=lambda _: self.rows)
         self.rows: list[Any] = []
         self.jobs: Any = SimpleNamespace(
-            insert_again=lambda _, jobs: self.written.extend(jobs), cancel=lambda *_: self.waiting
+            insert_again=lambda _, jobs: self.written.extend(jobs),
+            cancel=lambda *_: self.waiting,
+            ask_to_stop=lambda *_: self.running,
         )
-        self.waiting = True
+        self.waiting, self.running = True, False
         self.audit: Any = SimpleNamespace(note=lambda _, *what: self.audited.append(what))
         self.ledger: Any = SimpleNamespace(
             status=lambda _, job: self.known.get(job),
@@ -137,10 +139,13 @@ def test_only_a_cancel_that_did_something_is_audited(scene: Scene) -> None:
     job = scene.status.id
     assert scene.app.manage.cancel(job, actor="ada")
     assert scene.store.audited == [("ada", "cancelled", [job])]
-    scene.store.waiting = False
+    scene.store.waiting, scene.store.running = False, True
+    assert scene.app.manage.cancel(job, actor="ada")
+    assert scene.store.audited[1:] == [("ada", "asked to stop", [job])]
+    scene.store.running = False
     assert not scene.app.manage.cancel(job)
     assert not scene.app.desk.cancel(job)
-    assert len(scene.store.audited) == 1
+    assert len(scene.store.audited) == 2
 
 
 def test_a_result_of_a_task_that_is_gone_is_a_clear_error(scene: Scene) -> None:
@@ -181,7 +186,7 @@ def test_the_oldest_waiting_queue_is_the_one_that_waited_longest(scene: Scene) -
     def queue(name: str, age: float | None) -> Any:
         first = None if age is None else NOW - timedelta(seconds=age)
         return SimpleNamespace(
-            queue=name, scheduled=0, available=1, running=0, first=first, oldest=first, now=NOW
+            queue=name, scheduled=0, available=1, running=0, suspect=0, first=first, oldest=first, now=NOW
         )
 
     assert scene.app.manage.oldest_waiting() is None

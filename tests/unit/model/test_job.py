@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -54,12 +54,12 @@ def test_what_is_shown_to_all_is_json_and_holds_no_envelope() -> None:
 
 def test_jobs_are_frozen() -> None:
     for job in (NEW, CLAIMED_JOB, STATUS):
-        with pytest.raises(FrozenInstanceError):
+        with pytest.raises(AttributeError):
             job.task = "other"  # type: ignore[misc]
 
 
 def test_the_columns_of_a_claim_are_the_fields_of_a_claimed_job_in_their_order() -> None:
-    assert tuple(field.name for field in fields(ClaimedJob)) == CLAIMED
+    assert ClaimedJob._fields == CLAIMED
 
 
 def test_a_new_jobs_row_has_all_its_fields_and_its_state_as_a_word() -> None:

@@ -60,6 +60,8 @@ LEVELS = [
     (events.DatabaseFound(20.0), "warning"),
     (events.ChildDied(7, "killed by SIGKILL"), "error"),
     (events.Rescued(2, 1), "warning"),
+    (events.JobSuspected(ID, "t", "q", deaths=1), "warning"),
+    (events.JobDied(ID, "t", "q", "killed by SIGKILL"), "warning"),
     (events.LeaseWasLost(ID, "t"), "warning"),
     (events.JobPutBack(ID, "t", "q", "unknown task", problem=True), "warning"),
     (events.JobPutBack(ID, "t", "q", "snoozed", problem=False), "info"),

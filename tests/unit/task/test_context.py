@@ -1,12 +1,12 @@
-import threading
 from dataclasses import FrozenInstanceError
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
 
-from duly.errors import Cancel
+from duly.errors import Cancel, TimeLimit
 from duly.task import Context
+from duly.task.context import Cancellation, Stop
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -36,7 +36,7 @@ def test_the_idempotency_key_is_the_same_for_all_jobs_of_an_origin():
 
 
 def test_check_raises_cancel_once_the_worker_says_stop():
-    stop = threading.Event()
+    stop = Cancellation()
     ctx = a_context(cancellation=stop)
     ctx.check()
     assert not ctx.cancelled
@@ -44,6 +44,21 @@ def test_check_raises_cancel_once_the_worker_says_stop():
     assert ctx.cancelled
     with pytest.raises(Cancel):
         ctx.check()
+
+
+def test_check_says_so_when_the_time_is_up():
+    ctx = a_context()
+    ctx.cancellation.set(Stop.TIME)
+    assert ctx.cancelled
+    with pytest.raises(TimeLimit):
+        ctx.check()
+
+
+def test_the_first_reason_to_stop_counts():
+    told = Cancellation()
+    told.set(Stop.CANCELLED)
+    told.set(Stop.TIME)
+    assert told.reason is Stop.CANCELLED
 
 
 def test_a_task_cannot_change_it():

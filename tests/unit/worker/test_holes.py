@@ -21,10 +21,12 @@ from duly.envelope.trouble import Trouble
 from duly.errors import DatabaseBusy, DatabaseUnavailable, SettingsError
 from duly.model.report import Ended, PutBack, Released, Succeeded
 from duly.settings import Settings
+from duly.worker.blackbox import BlackBox
 from duly.worker.pool import Loop, Threads
 from duly.worker.services.membership import Membership
 from duly.worker.ticket import Done, Ticket
 from tests.unit.worker.bench import Bench
+from tests.unit.worker.test_membership import pulse_at
 from tests.worker.turned import TurnedClock
 
 PATIENCE = 10
@@ -165,7 +167,7 @@ def test_an_exception_that_exits_when_it_is_shown_is_a_failed_attempt_and_costs_
     @bench.app.task(name="fine")
     def fine() -> None: ...
 
-    lane = Threads(bench.executor, done, 1)
+    lane = Threads(bench.executor, done, 1, BlackBox(1))
     lane.start()
     try:
         tickets = [Ticket(bench.job(task.call()), "w1", 0.0, asynchronous=False) for task in (odd, fine)]
@@ -211,7 +213,7 @@ def test_the_loop_outlives_an_exit_in_what_a_task_starts(bench: Bench, way: Call
     @bench.app.task(name="fine")
     async def fine() -> None: ...
 
-    lane = Loop(bench.executor, done, 4)
+    lane = Loop(bench.executor, done, 4, BlackBox(4), 0)
     seen: list[Done] = []
     try:
         for task in (odd, fine, fine):
@@ -272,7 +274,7 @@ def test_a_third_of_any_lease_is_taken() -> None:
 
 
 def member(clock: TurnedClock, settings: Settings) -> Membership:
-    workers = SimpleNamespace(register=lambda *_, **__: clock.wall(), beat=lambda *_: clock.wall())
+    workers = SimpleNamespace(register=lambda *_, **__: clock.wall(), pulse=lambda *_: pulse_at(clock.wall()))
     dialect = SimpleNamespace(beats=True, hold_liveness=lambda _: None)
     store: Any = SimpleNamespace(workers=workers, dialect=dialect, clock=DatabaseClock(clock))
     made = Membership(store, settings, clock, "*")

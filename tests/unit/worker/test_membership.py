@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,12 +10,18 @@ import pytest
 
 from duly.clock import DatabaseClock
 from duly.settings import Settings
+from duly.store.dialect.base import Due
+from duly.store.workers import Pulse
 from duly.worker.services import membership as module
 from duly.worker.services.membership import Membership
 from tests.worker.turned import TurnedClock
 
 LEASE, BEAT = 15.0, 5.0
 CONNECTION: Any = None
+
+
+def pulse_at(now: datetime) -> Pulse:
+    return Pulse(now, {}, Due(promote=False, expire=False, next_due=None), free=False, dead=False)
 
 
 class Workers:
@@ -38,8 +44,8 @@ class Workers:
         self.entered.append(worker)
         return self.now()
 
-    def beat(self, _: Any, worker: str) -> Any:
-        return self.now() if worker in self.rows else None
+    def pulse(self, _: Any, worker: str, __: Any) -> Any:
+        return pulse_at(self.now()) if worker in self.rows else None
 
     def remove(self, _: Any, workers: list[str]) -> None:
         self.rows -= set(workers)
@@ -62,7 +68,7 @@ class Scene:
 
     def beat(self, after: float = BEAT) -> bool:
         self.clock.turn(after)
-        return self.membership.beat(CONNECTION)
+        return self.membership.beat(CONNECTION) is not None
 
     def beat_for_a_lease(self) -> None:
         for _ in range(3):

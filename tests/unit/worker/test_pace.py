@@ -1,67 +1,50 @@
+"""How much is claimed ahead: by time, task by task."""
+
+from __future__ import annotations
+
+import pytest
+
 from duly.worker.pace import AHEAD, BATCH, Pace
 
 
-def pace(threads: int = 4, coroutines: int = 10, share: float = 0.0) -> Pace:
-    return Pace(threads, coroutines, async_share=share)
+@pytest.fixture
+def pace() -> Pace:
+    return Pace(2, 10, async_share=0.0)
 
 
-def test_a_task_not_yet_measured_counts_as_slow() -> None:
-    assert pace().room(0, 0) == 4
-    assert pace().room(3, 0) == 1
-    assert pace().room(4, 0) == 0
+def test_what_is_not_measured_is_taken_for_slow(pace: Pace) -> None:
+    assert pace.room(0, 0) == 2
+    assert pace.fit(["new"] * 5, 0) == 2
 
 
-def test_ahead_is_bounded_by_a_tenth_of_a_second_of_work() -> None:
-    fresh = pace()
-    fresh.learn("quick", 0.01)
-    fresh.saw([("quick", False)])
-    assert fresh.room(4, 0) == int(4 * AHEAD / 0.01)
-    assert fresh.room(4 + 40, 0) == 0
-    assert fresh.room(30, 0) == 40 - 26
+def test_quick_tasks_are_claimed_ahead_for_a_moment_of_all_threads(pace: Pace) -> None:
+    pace.learn("quick", 0.01)
+    pace.saw([("quick", False)])
+    assert pace.room(0, 0) == int(2 * AHEAD / 0.01)
+    pace.learn("tiny", 1e-6)
+    pace.saw([("tiny", False)])
+    assert pace.room(0, 0) == BATCH
 
 
-def test_no_batch_is_larger_than_one_statement_takes() -> None:
-    fresh = pace()
-    fresh.learn("instant", 0.0)
-    fresh.saw([("instant", False)])
-    assert fresh.room(0, 0) == BATCH
+def test_slow_jobs_behind_a_burst_of_quick_ones_are_not_kept(pace: Pace) -> None:
+    pace.learn("quick", 1e-5)
+    pace.learn("slow", 1.0)
+    pace.saw([("quick", False)])
+    line = ["quick"] * 3 + ["slow"] * 50
+    assert pace.fit(line, 0) == 3
+    pace.saw([(name, False) for name in line])
+    assert pace.room(2, 0) == 0
 
 
-def test_the_rate_is_of_the_tasks_seen_last() -> None:
-    fresh = pace()
-    fresh.learn("quick", 0.001)
-    fresh.saw([("quick", False)])
-    assert fresh.room(4, 0) > 100
-    fresh.saw([("unmeasured", False)])
-    assert fresh.room(4, 0) == 0
+def test_a_slow_one_is_kept_where_a_thread_is_free_for_it(pace: Pace) -> None:
+    pace.learn("slow", 1.0)
+    assert pace.fit(["slow"] * 3, 0) == 2
+    assert pace.fit(["slow"] * 3, 1) == 1
+    assert pace.fit(["slow"] * 3, 2) == 0
 
 
-def test_a_measure_forgets_slowly() -> None:
-    fresh = pace()
-    fresh.learn("task", 1.0)
-    fresh.learn("task", 0.0)
-    assert fresh._seconds["task"] == 0.9
-
-
-def test_async_jobs_take_the_slots_of_the_loop() -> None:
-    only_async = pace(share=1.0)
-    assert only_async.room(0, 0) == 10
-    assert only_async.room(0, 7) == 3
-    assert only_async.room(0, 12) == 0
-
-
-def test_where_both_kinds_wait_neither_lane_is_overfilled() -> None:
-    mixed = pace(share=0.5)
-    assert mixed.room(0, 0) == min(int(4 / 0.5), int(10 / 0.5))
-    assert mixed.room(4 + 4, 0) == 0
-    assert mixed.room(0, 10) == 0
-
-
-def test_the_share_follows_what_is_claimed_and_never_shuts_a_lane_out() -> None:
-    mixed = pace(share=0.5)
-    for _ in range(100):
-        mixed.saw([("a", True)])
-    assert mixed._async_share == 0.95
-    for _ in range(100):
-        mixed.saw([("a", False)])
-    assert mixed._async_share == 0.05
+def test_what_waits_already_uses_up_the_time(pace: Pace) -> None:
+    pace.learn("quick", 2**-7)
+    pace.saw([("quick", False)])
+    assert pace.fit(["quick"] * 100, 0) == 2 + 6
+    assert pace.fit(["quick"] * 100, 2 + 3) == 3

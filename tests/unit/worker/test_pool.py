@@ -13,6 +13,7 @@ import pytest
 from duly.model.ids import new_id
 from duly.model.report import PutBack, Released, Succeeded
 from duly.worker.attempt import Attempt
+from duly.worker.blackbox import BlackBox
 from duly.worker.pool import Loop, Threads
 from duly.worker.ticket import Done, Ticket
 from tests.unit.worker.bench import Bench
@@ -27,13 +28,13 @@ class Lanes:
         self.made: list[Any] = []
 
     def threads(self, count: int = 1) -> Threads:
-        lane = Threads(self.bench.executor, self.done, count)
+        lane = Threads(self.bench.executor, self.done, count, BlackBox(count))
         lane.start()
         self.made.append(lane)
         return lane
 
     def loop(self, count: int = 10) -> Loop:
-        lane = Loop(self.bench.executor, self.done, count)
+        lane = Loop(self.bench.executor, self.done, count, BlackBox(count), 0)
         self.made.append(lane)
         return lane
 

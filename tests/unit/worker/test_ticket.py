@@ -1,11 +1,13 @@
 import threading
+from types import SimpleNamespace
 from typing import Any
 
+from duly.model.ids import new_id
 from duly.worker.ticket import Ticket
 
 
 def ticket() -> Ticket:
-    job: Any = object()
+    job: Any = SimpleNamespace(id=new_id())
     return Ticket(job, "w1", 0.0, asynchronous=False)
 
 

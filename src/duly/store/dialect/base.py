@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Engine, Insert, Select, Table, TextClause
+from sqlalchemy import ColumnElement, Connection, Engine, Insert, Row, Select, Table, TextClause, delete
 from sqlalchemy.exc import DBAPIError
 
 from duly.errors import DatabaseError, DatabaseUnavailable, DulyError
@@ -30,8 +30,16 @@ ENDED = (
 )  # fmt: skip
 """The columns that go from a job's row into its ledger row as they are."""
 
+OURS = "duly_engine"
+"""An execution option of engines that Duly made: their connections are as it wants them from the start."""
+
 BEST_FIRST = attrgetter("priority", "run_at", "id.int")
 """The order of claimed jobs. The id by its number, since UUIDs compare in Python, and many are due at once."""
+
+
+Locking = TypeVar("Locking", bound="Select[*tuple[Any, ...]]")
+Position = tuple[int, datetime, UUID]
+"""A place in a queue's order: priority, run_at, id."""
 
 
 @dataclass(slots=True)
@@ -49,12 +57,82 @@ class Exchanged:
     alive: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What is due now, and how long until the next scheduled job is."""
+
+    promote: bool
+    expire: bool
+    next_due: timedelta | None
+
+    @classmethod
+    def seen(cls, run: datetime | None, expiry: datetime | None, now: datetime) -> Due:
+        """From the first scheduled and the first expiring instant that there are."""
+        wait = None if run is None else run - now
+        return cls(
+            promote=wait is not None and wait <= timedelta(0),
+            expire=expiry is not None and expiry <= now,
+            next_due=wait,
+        )
+
+
+class Held(NamedTuple):
+    """A running row, as its worker should know it: the claim, and whether somebody cancels the job."""
+
+    claim: int
+    cancelling: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What a worker learns with each beat.
+
+    ``free``: some available job stands in some queue. ``dead``: it may be worth looking for dead workers.
+    """
+
+    now: datetime
+    held: dict[UUID, Held]
+    due: Due
+    free: bool
+    dead: bool
+
+
+class Waker(ABC):
+    """Wakes a worker that sleeps, when jobs may have come. No promise rests on it: polling goes on underneath."""
+
+    @property
+    @abstractmethod
+    def proven(self) -> bool:
+        """Whether it is known to work at the moment, so that polling may be slow."""
+
+    @abstractmethod
+    def start(self, ring: Callable[[], None], worker: Callable[[], str]) -> None:
+        """From now on call *ring*, from a thread of its own, when the worker should look; *worker* tells its id."""
+
+    @property
+    def wants_ping(self) -> bool:
+        """Whether a pulse should come at once: it listens since a moment ago."""
+        return False
+
+    @abstractmethod
+    def expect_echo(self) -> None:
+        """A pulse is about to be sent: what it sends to its own worker should be heard in a moment."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop, and give back what it holds."""
+
+
 class StoreDialect(ABC):
     """One database's ways. Every statement here is written once and used from ``duly.store`` alone."""
 
     name: str
     beats: bool
     """Whether liveness is a heartbeat row (else an OS lock)."""
+    rots: bool
+    """Whether dead entries gather at the head of an index, so that claims need a cursor."""
+    asks_to_be_woken: bool = False
+    """Whether workers say in their row that they sleep, so that enqueues wake them."""
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
@@ -63,6 +141,10 @@ class StoreDialect(ABC):
     @abstractmethod
     def clock(self) -> ColumnElement[datetime]:
         """The database's time now, as an expression."""
+
+    def speaks_to(self, name: str) -> bool:
+        """Whether this is the dialect of what SQLAlchemy calls *name*."""
+        return name == self.name
 
     def attach(self, connection: Connection) -> None:
         """Look at the database once, when the store is opened."""
@@ -76,6 +158,9 @@ class StoreDialect(ABC):
     def prepare_schema(self, connection: Connection) -> None:
         """Before a migration: make the schema where one is named, and keep other migrations waiting."""
 
+    def leave_schema(self, connection: Connection) -> None:
+        """After a migration, however it went: let others go on, where the end of the transaction does not."""
+
     @abstractmethod
     def begin(self, connection: Connection) -> None:
         """Begin a write transaction of Duly's own on a connection fresh from the pool."""
@@ -84,13 +169,22 @@ class StoreDialect(ABC):
     def limit_waits(self, connection: Connection, *, lock: float, statement: float, idle: float) -> None:
         """Bound, for this transaction, how long a lock, a statement and a pause between two may take (seconds)."""
 
-    @abstractmethod
-    def begin_task(self, connection: Connection, *, idle: float) -> None:
-        """Begin the transaction of a transactional task, which may stay idle for so many seconds."""
+    def begin_limited(self, connection: Connection, *, lock: float, statement: float, idle: float) -> None:
+        """``begin`` and ``limit_waits``, for a worker's own line, which does both all the time."""
+        self.begin(connection)
+        self.limit_waits(connection, lock=lock, statement=statement, idle=idle)
 
     @abstractmethod
-    def limit_idle(self, connection: Connection, *, idle: float) -> None:
-        """Lower the idle limit, just before the first statement that locks the job's row."""
+    def limit_task(self, connection: Connection, *, statement: float, idle: float) -> None:
+        """Bound, in a task's transaction, how long a statement and a pause between two may take (seconds)."""
+
+    def set_savepoint(self, connection: Connection, name: str) -> None:
+        """Set the savepoint under everything that a transactional task does."""
+        connection.exec_driver_sql(f"SAVEPOINT {name}")
+
+    def was_undone(self, connection: Connection) -> bool:  # noqa: ARG002 - for those that do such a thing
+        """Whether the database itself has rolled all back since then, so that nothing of it can be committed."""
+        return False
 
     @abstractmethod
     def savepoint_is_gone(self, error: BaseException) -> bool:
@@ -112,8 +206,32 @@ class StoreDialect(ABC):
         succeeded: Sequence[Succeeded],
         queues: Sequence[str],
         limit: int,
+        after: Mapping[str, Position],
     ) -> Exchanged:
-        """The hot case: record successes and claim at most *limit* jobs of *queues*, the best first."""
+        """The hot case: record successes and claim at most *limit* jobs of *queues*, the best first.
+
+        Of a queue that *after* names only jobs that stand behind that position are claimed (where the
+        database's index rots at its head; elsewhere it is not looked at).
+        """
+
+    @abstractmethod
+    def pulse(self, connection: Connection, worker: str, lease: timedelta) -> Pulse | None:
+        """Beat, and look at all that a worker has to see to; None when its own row is gone."""
+
+    def insert(self, connection: Connection, job: NewJob) -> None:
+        """Insert one new job, and wake a worker that sleeps."""
+        connection.execute(self.tables.jobs.insert(), job_row(job))
+
+    def wake(self, connection: Connection) -> None:
+        """Wake a worker that sleeps, when this transaction commits (where a database can)."""
+
+    def waker(self, engine: Engine) -> Waker | None:  # noqa: ARG002 - for those that have one
+        """What wakes a worker here; None where it has to poll."""
+        return None
+
+    def news(self, connection: Connection) -> bool:  # noqa: ARG002 - for those that can tell
+        """Whether others may have written since this connection, which is in no transaction, was last asked."""
+        return True
 
     @abstractmethod
     def translate(self, error: DBAPIError) -> DulyError | None:
@@ -135,9 +253,37 @@ class StoreDialect(ABC):
     def dead_workers(self, connection: Connection, lease: timedelta, judge: str) -> list[str]:
         """Delete the rows of workers that are dead, and say which they were."""
 
-    def lock_rows(self, statement: Select[Any], *, skip_locked: bool = False) -> Select[Any]:
-        """The same selection, with its rows locked (where the database has row locks)."""
+    def lock_rows(
+        self,
+        statement: Locking,
+        *,
+        by: str | None = None,  # noqa: ARG002 - for those that lock what they read
+        skip_locked: bool = False,
+    ) -> Locking:
+        """The same selection, with its rows locked (where the database has row locks).
+
+        *by* names the index that finds the rows, without the prefix; None: they are found by their keys.
+        """
         return statement.with_for_update(skip_locked=skip_locked)
+
+    def remove_rows(self, connection: Connection, table: Table, keys: Sequence[Any]) -> None:
+        """Delete the rows of these keys."""
+        key = table.primary_key.columns.values()[0]
+        connection.execute(delete(table).where(key.in_(list(keys))))
+
+    def remove_one(
+        self, connection: Connection, table: Table, *where: ColumnElement[bool]
+    ) -> Row[Any] | None:
+        """Delete the one row that is so, and return it; None where there is none."""
+        return connection.execute(delete(table).where(*where).returning(*table.c)).one_or_none()
+
+    def insert_unless_there(
+        self, connection: Connection, table: Table, row: Mapping[str, Any]
+    ) -> datetime | None:
+        """Insert a row of the ledger; the database's time then, or None where its key exists."""
+        written = self.insert_or_ignore(table).values(**row).returning(table.c.ended_at)
+        moment: datetime | None = connection.scalar(written)
+        return moment
 
 
 def unavailable(error: BaseException, remedy: str = "") -> DatabaseError:

@@ -51,11 +51,20 @@ class Lives:
         finally:
             os.close(handle)
 
-    def _file(self, worker: str) -> Path:
+    @property
+    def database(self) -> Path:
+        """The file that the folder stands beside."""
+        return self._opened.with_suffix("")
+
+    @property
+    def _opened(self) -> Path:
         if self.folder is None:
             raise RuntimeError("the store was not opened")
-        self.folder.mkdir(mode=0o700, exist_ok=True)
-        return self.folder / f"{worker}.lock"
+        return self.folder
+
+    def _file(self, worker: str) -> Path:
+        self._opened.mkdir(mode=0o700, exist_ok=True)
+        return self._opened / f"{worker}.lock"
 
     def _forget(self) -> None:
         # A forked child must not keep its parent's lock alive. Closing a copy does not release it.

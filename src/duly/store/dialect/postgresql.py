@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
     DateTime,
+    Engine,
     Insert,
     Table,
     TextClause,
+    bindparam,
     delete,
     func,
     inspect,
@@ -27,13 +30,24 @@ from sqlalchemy.schema import CreateSchema
 from duly.errors import DatabaseBusy, DulyError, InvalidOptions, SchemaError
 from duly.model.job import ClaimedJob, NewJob
 from duly.model.report import Succeeded
-from duly.store.dialect.base import BEST_FIRST, CLAIMED, ENDED, Exchanged, StoreDialect, job_row, unavailable
+from duly.store.dialect import postgresql_sql as sql
+from duly.store.dialect.base import (
+    BEST_FIRST,
+    CLAIMED,
+    ENDED,
+    OURS,
+    Due,
+    Exchanged,
+    Held,
+    Position,
+    Pulse,
+    StoreDialect,
+    Waker,
+    job_row,
+    unavailable,
+)
+from duly.store.dialect.listener import Listener, channel_of
 from duly.store.schema import Tables
-
-# The clock stands as a scalar sub-select everywhere: bare, clock_timestamp() is volatile, so it is
-# asked again for each row and cannot bound an index scan (110 ms against 0.24 ms with a million
-# scheduled rows).
-CLOCK = "(SELECT clock_timestamp())"
 
 BUSY = {
     "55P03",
@@ -43,84 +57,11 @@ BUSY = {
     "26000",
     "42P05",
 }  # the last two: prepared, elsewhere; lock not available, deadlock, serialization, statement time-out
+UNDONE = {"40P01", "40001"}  # of these, those worth repeating at once
 MISSING = {"42P01", "42703", "3F000"}  # table, column, schema
 GONE = ("08", "53", "57P", "25P03")  # connection, resources, shutdown, idle in transaction for too long
 READ_ONLY = "25006"  # a standby, since a failover
 NO_SAVEPOINT = {"3B001", "25P01"}  # no such savepoint, no transaction
-
-_RECORD = """
-done AS (
-    SELECT id, claim, started_at, result
-    FROM unnest(CAST(:ids AS uuid[]), CAST(:claims AS integer[]),
-                CAST(:started AS timestamptz[]), CAST(:results AS bytea[])) AS d(id, claim, started_at, result)
-), gone AS (
-    DELETE FROM {jobs} AS j USING done
-    WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.id = done.id AND j.claim = done.claim AND j.worker = :worker
-    RETURNING j.*, done.started_at AS began_at, done.result
-), recorded AS (
-    INSERT INTO {executions} (job_id, outcome, attempts, started_at, ended_at, result, {ended})
-    SELECT id, 'succeeded', attempt + 1, began_at, {clock}, result, {ended} FROM gone
-    ON CONFLICT (job_id) DO NOTHING
-)"""
-
-# Only rows that are due and have not expired, by the database's clock; promotion and expiry move the others.
-_FREE = f"state = 'available' AND run_at <= {CLOCK} AND expires_at > {CLOCK}"
-_BEST = "ORDER BY priority, run_at, id"
-
-# One queue: the index gives the order, the lock skips what others hold.
-_PICK_ONE = """
-picked AS (
-    SELECT id FROM {jobs} WHERE queue = :queue AND {free} {best} LIMIT :limit FOR UPDATE SKIP LOCKED
-)"""
-
-# Several queues. `queue = ANY(…)` loses the index order, and locking sub-selects per queue would lock
-# far more than is taken, so that a second worker sees nothing. So: read the merged heads without locks,
-# count how many of them fall to each queue, then lock that many per queue.
-_PICK_SEVERAL = """
-heads AS MATERIALIZED (
-    SELECT q.queue FROM unnest(CAST(:queues AS text[])) AS q(queue) CROSS JOIN LATERAL (
-        SELECT priority, run_at, id FROM {jobs} WHERE queue = q.queue AND {free} {best} LIMIT :limit
-    ) AS head ORDER BY head.priority, head.run_at, head.id LIMIT :limit
-), quota AS (
-    SELECT queue, count(*) AS share FROM heads GROUP BY queue
-), picked AS (
-    SELECT mine.id FROM quota CROSS JOIN LATERAL (
-        SELECT id FROM {jobs} WHERE queue = quota.queue AND {free} {best}
-        LIMIT quota.share FOR UPDATE SKIP LOCKED
-    ) AS mine
-)"""
-
-# When others hold all those heads, their quotas are spent on locked rows though other queues have free ones. So
-# an empty answer is followed by a look behind: queue by queue, in no order among them, until there are enough.
-_PICK_BEHIND = """
-picked AS (
-    SELECT mine.id FROM unnest(CAST(:queues AS text[])) AS q(queue) CROSS JOIN LATERAL (
-        SELECT id FROM {jobs} WHERE queue = q.queue AND {free} {best} LIMIT :limit FOR UPDATE SKIP LOCKED
-    ) AS mine LIMIT :limit
-)"""
-
-# `id = ANY(ARRAY(…))` keeps an index scan where a join turns into a sequential one (161,000 against
-# 104,000 a second). A worker whose own row is gone is given nothing.
-_CLAIM = """
-claimed AS (
-    UPDATE {jobs} SET state = 'running', claim = claim + 1, worker = :worker
-    WHERE id = ANY(ARRAY(SELECT id FROM picked)) AND (SELECT alive FROM self)
-    RETURNING {claimed}
-)
-SELECT (SELECT count(*) FROM gone) AS accepted, (SELECT alive FROM self) AS alive, {claimed_c},
-       claimed.id = ANY(ARRAY(SELECT job_id FROM {executions}
-                              WHERE job_id = ANY(ARRAY(SELECT id FROM claimed)))) AS replayed
-FROM (SELECT 1) AS always LEFT JOIN claimed ON true"""
-
-_SELF = "self AS (SELECT EXISTS (SELECT 1 FROM {workers} WHERE id = :worker) AS alive)"
-
-_WAITING_QUEUES = """
-WITH RECURSIVE seen AS (
-    (SELECT queue FROM {jobs} WHERE state = 'available' ORDER BY queue LIMIT 1)
-    UNION ALL
-    SELECT (SELECT queue FROM {jobs} WHERE state = 'available' AND queue > seen.queue ORDER BY queue LIMIT 1)
-    FROM seen WHERE seen.queue IS NOT NULL
-) SELECT queue FROM seen WHERE queue IS NOT NULL"""
 
 _COPIED = (
     "id", "origin", "task", "fingerprint", "queue", "priority", "state", "run_at", "expires_at",
@@ -132,11 +73,17 @@ _COPIED_TYPES = (
 )  # fmt: skip
 
 
+JUMP = timedelta(seconds=1)
+"""A beat so far in the future has seen the clock jump. One that lands while the clock is read may be a little ahead."""
+
+
 class PostgreSQL(StoreDialect):
     """PostgreSQL 12 and newer, through psycopg 3; other drivers may enqueue."""
 
     name = "postgresql"
     beats = True
+    rots = True
+    asks_to_be_woken = True
 
     def __init__(self, tables: Tables) -> None:
         super().__init__(tables)
@@ -148,18 +95,32 @@ class PostgreSQL(StoreDialect):
             "ended": ", ".join(ENDED),
             "claimed": ", ".join(CLAIMED),
             "claimed_c": ", ".join(f"claimed.{name}" for name in CLAIMED),
-            "clock": CLOCK,
-            "free": _FREE,
-            "best": _BEST,
+            "clock": sql.CLOCK,
+            "free": sql.FREE,
+            "best": sql.BEST,
         }
-        self.exchange_one = self._sql(f"WITH {_SELF}, {_RECORD}, {_PICK_ONE}, {_CLAIM}")
-        self.exchange_several = self._sql(f"WITH {_SELF}, {_RECORD}, {_PICK_SEVERAL}, {_CLAIM}")
-        self.exchange_behind = self._sql(f"WITH {_SELF}, {_RECORD}, {_PICK_BEHIND}, {_CLAIM}")
-        self._waiting_queues = self._sql(_WAITING_QUEUES)
+        record, accepted = sql.RECORD + ",", sql.ACCEPTED
+        self.exchange_one = self._exchange(sql.PICK_ONE, record, accepted)
+        self.exchange_several = self._exchange(sql.PICK_SEVERAL, record, accepted)
+        # With nothing to record: half the words, and half the time to make a plan of them.
+        self.claim_one = self._exchange(sql.PICK_ONE)
+        self.claim_several = self._exchange(sql.PICK_SEVERAL)
+        self.claim_behind = self._exchange(sql.PICK_BEHIND)
+        self._waiting_queues = self._sql(sql.WAITING_QUEUES)
+        self._pulse = self._sql(sql.PULSE)
+        self._wake = self._sql(sql.WAKE)
+        columns = [tables.jobs.c[name] for name in _COPIED]
+        self._insert = self._sql(
+            sql.INSERT, copied=", ".join(_COPIED), values=", ".join(f":{name}" for name in _COPIED)
+        ).bindparams(*(bindparam(column.name, type_=column.type) for column in columns))
+        self._channel = channel_of(tables)
         self._copy = f"COPY {self._words['jobs']} ({', '.join(_COPIED)}) FROM STDIN (FORMAT BINARY)"
 
-    def _sql(self, template: str) -> TextClause:
-        return text(template.format(**self._words))
+    def _sql(self, template: str, **more: str) -> TextClause:
+        return text(template.format(**self._words, **more))
+
+    def _exchange(self, pick: str, record: str = "", accepted: str = "0") -> TextClause:
+        return self._sql(f"WITH {sql.SELF}, {record} {pick}, {sql.CLAIM}", accepted=accepted)
 
     @property
     def clock(self) -> ColumnElement[datetime]:
@@ -183,10 +144,9 @@ class PostgreSQL(StoreDialect):
 
     def begin(self, connection: Connection) -> None:
         """READ COMMITTED, whatever the application's engine uses."""
-        driver = connection.connection.driver_connection
-        if getattr(driver, "prepare_threshold", None) is not None:
-            driver.prepare_threshold = None  # type: ignore[union-attr] # psycopg's: a pooler has other sessions
-        connection.execution_options(isolation_level="READ COMMITTED")
+        if not connection.get_execution_options().get(OURS):
+            _prepare_nothing(connection)
+            connection.execution_options(isolation_level="READ COMMITTED")
         connection.begin()
 
     def limit_waits(self, connection: Connection, *, lock: float, statement: float, idle: float) -> None:
@@ -195,21 +155,48 @@ class PostgreSQL(StoreDialect):
         The idle limit frees what a frozen worker holds: its own row among the workers above all, which
         nobody could else declare dead.
         """
-        limits = {"lock": lock, "statement": statement, "idle": idle}
-        connection.execute(_SET_WAITS, {name: f"{int(limit * 1000)}ms" for name, limit in limits.items()})
+        connection.exec_driver_sql(sql.limits(lock=lock, statement=statement, idle=idle))
 
-    def begin_task(self, connection: Connection, *, idle: float) -> None:
-        """A frozen worker's transaction ends by itself after its idle limit, and with it its locks."""
-        self.begin(connection)
-        self.limit_idle(connection, idle=idle)
+    def begin_limited(self, connection: Connection, *, lock: float, statement: float, idle: float) -> None:
+        """Both in one round trip, by words of our own: the driver's BEGIN would be another."""
+        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+            _prepare_nothing(connection)
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.begin()
+        limits = sql.limits(lock=lock, statement=statement, idle=idle)
+        connection.exec_driver_sql(f"{sql.BEGIN}; {limits}")
 
-    def limit_idle(self, connection: Connection, *, idle: float) -> None:
-        """``SET LOCAL idle_in_transaction_session_timeout``."""
-        connection.execute(_SET_IDLE, {"idle": f"{min(int(idle * 1000), 2_000_000_000)}ms"})
+    def limit_task(self, connection: Connection, *, statement: float, idle: float) -> None:
+        """As one statement that every driver takes. A frozen worker's transaction ends, and a statement too long."""
+        limits = {"statement": statement, "idle": idle}
+        bounded = {name: f"{min(int(limit * 1000), 2_000_000_000)}ms" for name, limit in limits.items()}
+        connection.execute(_LIMIT_TASK, bounded)
 
     def savepoint_is_gone(self, error: BaseException) -> bool:
         """SQLSTATE 3B001 or 25P01."""
         return isinstance(error, DBAPIError) and _state(error) in NO_SAVEPOINT
+
+    def pulse(self, connection: Connection, worker: str, lease: timedelta) -> Pulse | None:
+        """One statement, which rings the bell of this worker as well."""
+        row = connection.execute(
+            self._pulse, {"worker": worker, "lease": lease, "channel": self._channel}
+        ).one()
+        if row.now is None:
+            return None
+        held = {UUID(job): Held(claim, cancelling) for job, claim, cancelling in row.held or ()}
+        return Pulse(row.now, held, Due.seen(row.run, row.expiry, row.now), row.free, row.dead)
+
+    def insert(self, connection: Connection, job: NewJob) -> None:
+        """The job, and NOTIFY where a worker sleeps, in one statement."""
+        connection.execute(self._insert, job_row(job) | {"channel": self._channel})
+
+    def wake(self, connection: Connection) -> None:
+        """NOTIFY where a worker sleeps; PostgreSQL sends one a transaction, however often it is asked."""
+        connection.execute(self._wake, {"channel": self._channel})
+
+    def waker(self, engine: Engine) -> Waker:
+        """LISTEN, on a connection of its own."""
+        return Listener(engine, self._channel)
 
     def insert_many(self, connection: Connection, jobs: Sequence[NewJob]) -> bool:
         """COPY under a savepoint where the driver is psycopg, else one multi-row INSERT."""
@@ -252,32 +239,23 @@ class PostgreSQL(StoreDialect):
         succeeded: Sequence[Succeeded],
         queues: Sequence[str],
         limit: int,
+        after: Mapping[str, Position],
     ) -> Exchanged:
-        """One statement; a second where an outcome met no row, a row had ended before, or several queues gave none."""
+        """One statement; a second where an outcome met no row, a row had ended, or all of several queues are empty."""
         several = len(queues) != 1
-        rows = connection.execute(
-            self.exchange_several if several else self.exchange_one,
-            {
-                "worker": worker,
-                # As array literals: the driver's own way to write arrays takes longer than all else here.
-                "ids": _array(s.id.hex for s in succeeded),
-                "claims": _array(str(s.claim) for s in succeeded),
-                "started": _array(s.started_at.isoformat() for s in succeeded),
-                # None pads with NULL: results are kept by the few.
-                "results": [s.result for s in succeeded]
-                if any(s.result is not None for s in succeeded)
-                else None,
-                "limit": limit,
-                **({"queues": list(queues)} if several else {"queue": queues[0]}),
-            },
-        ).all()
+        where = {"worker": worker, "limit": limit}
+        where |= _lines(queues, after) if several else _line(queues[0], after)
+        if succeeded:
+            statement = self.exchange_several if several else self.exchange_one
+            rows = connection.execute(statement, where | _outcomes(succeeded)).all()
+        else:
+            rows = connection.execute(self.claim_several if several else self.claim_one, where).all()
         reply = Exchanged(alive=rows[0].alive)
         if rows[0].accepted < len(succeeded):
             reply.lost = self._not_recorded(connection, succeeded)
         if several and queues and limit and reply.alive and rows[0].id is None:
-            nothing = {"ids": "{}", "claims": "{}", "started": "{}", "results": None}
             named = {"worker": worker, "queues": list(queues), "limit": limit}
-            rows = connection.execute(self.exchange_behind, nothing | named).all()
+            rows = connection.execute(self.claim_behind, named).all()
         for _, _, *columns, replayed in rows:
             if columns[0] is not None:
                 (reply.replayed if replayed else reply.claimed).append(ClaimedJob(*columns))
@@ -300,7 +278,8 @@ class PostgreSQL(StoreDialect):
             return unavailable(error)
         if state in BUSY:
             return DatabaseBusy(
-                f"a lock was not granted in time, or a deadlock was resolved ({state}); try again"
+                f"a lock was not granted in time, or a deadlock was resolved ({state}); try again",
+                repeat=state in UNDONE,
             )
         if state in MISSING:
             return SchemaError("Duly's tables are not there: run `duly migrate`")
@@ -325,7 +304,7 @@ class PostgreSQL(StoreDialect):
         the living perhaps with it.
         """
         workers, own = self.tables.workers.c, self.tables.workers.alias("own").c
-        silent = or_(workers.beat_at < _CLOCK - lease, workers.beat_at > _CLOCK)
+        silent = or_(workers.beat_at < _CLOCK - lease, workers.beat_at > _CLOCK + JUMP)
         frozen = select(own.id).where(own.id == judge, own.beat_at < _CLOCK - lease / 2).exists()
         others = select(workers.id).where(silent, workers.id != judge, ~frozen)
         stale = self.lock_rows(others, skip_locked=True)
@@ -337,18 +316,43 @@ class PostgreSQL(StoreDialect):
 _CLOCK: ColumnElement[datetime] = select(
     func.clock_timestamp(type_=DateTime(timezone=True))
 ).scalar_subquery()
-# Statistics of tables that fill and empty within seconds are always wrong, and the planner, left to them, reads
-# all available jobs and sorts them, or compares each outcome with each row (100-150 ms an exchange over 10,000
-# jobs, where 12 will do); a plan made while the ledger was small is kept and grows slower with every job. So:
-# indexes, in their order, and hash joins, always; and no compiler called because these words make plans look dear.
-_SET_WAITS = text(
-    "SELECT set_config('lock_timeout', :lock, true), set_config('statement_timeout', :statement, true), "
-    "set_config('idle_in_transaction_session_timeout', :idle, true), set_config('enable_seqscan', 'off', true), "
-    "set_config('enable_sort', 'off', true), set_config('enable_nestloop', 'off', true), "
-    "set_config('jit', 'off', true)"
-)
 _LOCK_SCHEMA = text("SELECT pg_advisory_xact_lock(hashtextextended(:lock, 0))")
-_SET_IDLE = text("SELECT set_config('idle_in_transaction_session_timeout', :idle, true)")
+_LIMIT_TASK = text(
+    "SELECT set_config('statement_timeout', :statement, true), "
+    "set_config('idle_in_transaction_session_timeout', :idle, true)"
+)
+
+
+def _prepare_nothing(connection: Connection) -> None:
+    """Else psycopg prepares what it sees often; and behind a pooler the next statement is on another session."""
+    driver: Any = connection.connection.driver_connection
+    if getattr(driver, "prepare_threshold", None) is not None:
+        driver.prepare_threshold = None
+
+
+def _outcomes(succeeded: Sequence[Succeeded]) -> dict[str, Any]:
+    """As array literals: the driver's own way to write arrays takes longer than all else here."""
+    kept = any(s.result is not None for s in succeeded)
+    return {
+        "ids": _array(s.id.hex for s in succeeded),
+        "claims": _array(str(s.claim) for s in succeeded),
+        "started": _array(s.started_at.isoformat() for s in succeeded),
+        "results": [s.result for s in succeeded] if kept else None,  # None pads with NULL: few are kept
+    }
+
+
+def _line(queue: str, after: Mapping[str, Position]) -> dict[str, Any]:
+    return dict(zip(("queue", "priority", "run_at", "id"), (queue, *after.get(queue, sql.HEAD)), strict=True))
+
+
+def _lines(queues: Sequence[str], after: Mapping[str, Position]) -> dict[str, Any]:
+    places = [after.get(queue, sql.HEAD) for queue in queues]
+    return {
+        "queues": list(queues),
+        "priorities": _array(str(priority) for priority, _, _ in places),
+        "run_ats": _array(str(run_at) for _, run_at, _ in places),
+        "positions": _array(str(identity) for _, _, identity in places),
+    }
 
 
 def _speaks_copy(driver: object) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -18,12 +18,9 @@ from sqlalchemy import (
     Connection,
     Engine,
     Insert,
-    Select,
     Table,
     TextClause,
-    Transaction,
     delete,
-    event,
     literal_column,
     select,
     text,
@@ -35,55 +32,27 @@ from sqlalchemy.pool import SingletonThreadPool, StaticPool
 from duly.errors import DatabaseBusy, DulyError, InvalidOptions, SchemaError, SettingsError, WrongDatabase
 from duly.model.job import ClaimedJob, NewJob
 from duly.model.report import Succeeded
-from duly.store.dialect.base import BEST_FIRST, CLAIMED, ENDED, Exchanged, StoreDialect, job_row, unavailable
+from duly.store.dialect import savepoints, writelock
+from duly.store.dialect import sqlite_sql as sql
+from duly.store.dialect.base import (
+    CLAIMED,
+    ENDED,
+    Due,
+    Exchanged,
+    Held,
+    Locking,
+    Position,
+    Pulse,
+    StoreDialect,
+    Waker,
+    job_row,
+    unavailable,
+)
 from duly.store.dialect.lives import Lives
+from duly.store.dialect.walwatch import WalWatch
 from duly.store.schema import Instant, Tables
 
 OLDEST = (3, 35, 0)  # RETURNING
-BUSY_TIMEOUT_MS = 5_000
-
-# SQLite's clock has milliseconds; the stored form has six digits, so that text compares as time does.
-CLOCK = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
-
-_RECORD = """
-INSERT INTO {executions} (job_id, outcome, attempts, started_at, ended_at, {ended})
-SELECT j.id, 'succeeded', j.attempt + 1, json_extract(done.value, '$[2]'), {clock}, {ended_j}
-FROM json_each(:done) AS done JOIN {jobs} AS j ON j.id = json_extract(done.value, '$[0]')
-WHERE j.worker = :worker AND j.claim = json_extract(done.value, '$[1]')
-ON CONFLICT (job_id) DO NOTHING
-RETURNING job_id"""
-
-_REMOVE = """
-DELETE FROM {jobs} WHERE worker = :worker AND (id, claim) IN (
-    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:done)
-) RETURNING id"""
-
-_ENDED = "SELECT job_id, claim FROM {executions} WHERE job_id IN (SELECT value FROM json_each(:ids))"
-
-_BEST_OF = """
-SELECT id, priority, run_at FROM {jobs}
-WHERE state = 'available' AND queue = :queue{n} AND run_at <= {clock} AND expires_at > {clock}
-ORDER BY priority, run_at, id LIMIT :limit"""
-
-# SQLite merges 500 selections at the most. Beyond MOST_MERGED queues it reads and sorts all that is available.
-MOST_MERGED = 100
-_BEST_OF_MANY = """
-SELECT id, priority, run_at FROM {jobs}
-WHERE state = 'available' AND queue IN (SELECT value FROM json_each(:queues))
-AND run_at <= {clock} AND expires_at > {clock}"""
-
-_CLAIM = """
-UPDATE {jobs} SET state = 'running', claim = claim + 1, worker = :worker
-WHERE id IN (SELECT id FROM ({heads}) ORDER BY priority, run_at, id LIMIT :limit)
-RETURNING {claimed}"""
-
-_WAITING_QUEUES = """
-WITH RECURSIVE seen (queue) AS (
-    SELECT * FROM (SELECT queue FROM {jobs} WHERE state = 'available' ORDER BY queue LIMIT 1)
-    UNION ALL
-    SELECT (SELECT queue FROM {jobs} WHERE state = 'available' AND queue > seen.queue ORDER BY queue LIMIT 1)
-    FROM seen WHERE seen.queue IS NOT NULL
-) SELECT queue FROM seen WHERE queue IS NOT NULL"""
 
 
 class SQLite(StoreDialect):
@@ -91,6 +60,7 @@ class SQLite(StoreDialect):
 
     name = "sqlite"
     beats = False
+    rots = False
 
     def __init__(self, tables: Tables) -> None:
         super().__init__(tables)
@@ -102,31 +72,36 @@ class SQLite(StoreDialect):
         self._words = {
             "jobs": quote(tables.jobs),
             "executions": quote(tables.executions),
+            "workers": quote(tables.workers),
             "ended": ", ".join(ENDED),
             "ended_j": ", ".join(f"j.{name}" for name in ENDED),
-            "claimed": ", ".join(CLAIMED),
-            "clock": CLOCK,
+            "claimed": ", ".join(CLAIMED[:-1]),
+            "clock": sql.CLOCK,
         }
-        self.record = self._sql(_RECORD)
-        self.remove = self._sql(_REMOVE)
-        self.ended = self._sql(_ENDED)
-        self._waiting_queues = self._sql(_WAITING_QUEUES)
-        self._claims: dict[int, TextClause] = {}
+        self.record = self._sql(sql.RECORD)
+        self.remove = self._sql(sql.REMOVE)
+        self.record_telling = self._sql(sql.RECORD + " RETURNING job_id")
+        self.remove_telling = self._sql(sql.REMOVE + " RETURNING id")
+        self.hold = self._sql(sql.HOLD)
+        self.ended = self._sql(sql.ENDED)
+        self._waiting_queues = self._sql(sql.WAITING_QUEUES)
+        self._pulse = self._sql(sql.PULSE)
+        self._picks: dict[int, TextClause] = {}
         self.lives = Lives()
 
     def _sql(self, template: str, **more: str) -> TextClause:
         return text(template.format(**self._words, **more))
 
-    def claim(self, queues: int) -> TextClause:
-        """The claim over so many queues: the best of each, and of these the best."""
-        queues = min(queues, MOST_MERGED + 1)
-        if queues > MOST_MERGED and queues not in self._claims:
-            self._claims[queues] = self._sql(_CLAIM, heads=_BEST_OF_MANY.format(**self._words))
-        elif queues not in self._claims:
-            heads = [_BEST_OF.format(**self._words, n=n) for n in range(queues)]
+    def pick(self, queues: int) -> TextClause:
+        """What to claim of so many queues: the best of each, and of these the best."""
+        queues = min(queues, sql.MOST_MERGED + 1)
+        if queues > sql.MOST_MERGED and queues not in self._picks:
+            self._picks[queues] = self._sql(sql.PICK, heads=sql.BEST_OF_MANY.format(**self._words))
+        elif queues not in self._picks:
+            heads = [sql.BEST_OF.format(**self._words, n=n) for n in range(queues)]
             merged = " UNION ALL ".join(f"SELECT * FROM ({head})" for head in heads)  # noqa: S608 - our own words
-            self._claims[queues] = self._sql(_CLAIM, heads=merged)
-        return self._claims[queues]
+            self._picks[queues] = self._sql(sql.PICK, heads=merged)
+        return self._picks[queues]
 
     @property
     def clock(self) -> ColumnElement[datetime]:
@@ -158,17 +133,17 @@ class SQLite(StoreDialect):
         """BEGIN IMMEDIATE: a deferred transaction that upgrades fails at once, again and again."""
         _step_out(connection)
         if not connection.info.get("duly_prepared"):
-            connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {writelock.PATIENCE * 1000:.0f}")
             connection.exec_driver_sql("PRAGMA synchronous = FULL")
             connection.info["duly_prepared"] = True
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        writelock.take(connection)
 
     def join(self, connection: Connection) -> None:
         """See that a transaction is open before anything is written into the caller's one.
 
         ``WrongDatabase`` inside a savepoint that was there before Duly knew the engine (see ``adopt``).
         """
-        if connection.in_nested_transaction() and connection.get_transaction() not in _REAL_SAVEPOINTS:
+        if connection.in_nested_transaction() and not savepoints.are_real(connection):
             raise WrongDatabase(
                 "this engine's first enqueue must not be inside a savepoint on SQLite (sqlite3 begins no "
                 "transaction before one): enqueue before the savepoint, or open the app before it (app.store)"
@@ -183,21 +158,13 @@ class SQLite(StoreDialect):
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     def adopt(self, engine: Engine) -> None:
-        """Make savepoints of an application's engine real ones.
-
-        sqlite3 begins no transaction for SAVEPOINT, so releasing the outermost one *commits*, and a
-        later rollback undoes nothing. A BEGIN before it mends that.
-        """
-        event.listen(engine, "savepoint", _begin_before_savepoint)
+        """Make savepoints of an application's engine real ones."""
+        savepoints.make_real(engine)
 
     def limit_waits(self, connection: Connection, *, lock: float, statement: float, idle: float) -> None:
         """The busy time-out bounds the only wait there is."""
 
-    def begin_task(self, connection: Connection, *, idle: float) -> None:  # noqa: ARG002
-        """BEGIN IMMEDIATE; a worker runs one transactional task at a time."""
-        self.begin(connection)
-
-    def limit_idle(self, connection: Connection, *, idle: float) -> None:
+    def limit_task(self, connection: Connection, *, statement: float, idle: float) -> None:
         """A dead process's transaction is gone at once; a frozen one is killed by its supervisor."""
 
     def savepoint_is_gone(self, error: BaseException) -> bool:
@@ -224,35 +191,57 @@ class SQLite(StoreDialect):
         succeeded: Sequence[Succeeded],
         queues: Sequence[str],
         limit: int,
+        after: Mapping[str, Position],  # noqa: ARG002 - no index rots here
     ) -> Exchanged:
         """A few statements, since none can write twice; all in one transaction that holds the only write lock."""
         reply = Exchanged(alive=self._alive(connection, worker))
         if succeeded:
             reply.lost = self._record(connection, worker, succeeded)
         if limit and queues and reply.alive:
-            names = list(dict.fromkeys(queues))
-            named = {f"queue{n}": queue for n, queue in enumerate(names)}
-            if len(names) > MOST_MERGED:
-                named = {"queues": json.dumps(names)}
-            rows = connection.execute(
-                self.claim(len(names)), {"worker": worker, "limit": limit, **named}
-            ).all()
-            ended = self._ended(connection, [row.id for row in rows])
-            for row in rows:
-                (reply.replayed if row.id in ended else reply.claimed).append(_claimed(row))
-        reply.claimed.sort(key=BEST_FIRST)
+            self._claim(connection, worker, queues, limit, reply)
         return reply
 
     def _alive(self, connection: Connection, worker: str) -> bool:
         workers = self.tables.workers.c
         return connection.scalar(select(workers.id).where(workers.id == worker)) is not None
 
+    def _claim(
+        self, connection: Connection, worker: str, queues: Sequence[str], limit: int, reply: Exchanged
+    ) -> None:
+        names = list(dict.fromkeys(queues))
+        named = {f"queue{n}": queue for n, queue in enumerate(names)}
+        if len(names) > sql.MOST_MERGED:
+            named = {"queues": json.dumps(names)}
+        rows = json.loads(connection.scalar(self.pick(len(names)), {"limit": limit, **named}) or "[]")
+        if not rows:
+            return
+        ids = [row[0] for row in rows]
+        connection.execute(self.hold, {"ids": json.dumps(ids), "worker": worker})
+        ended = self._ended(connection, ids)
+        rows.sort(key=_BEST_FIRST)
+        for row in rows:
+            (reply.replayed if row[0] in ended else reply.claimed).append(_claimed(row))
+
     def _record(self, connection: Connection, worker: str, succeeded: Sequence[Succeeded]) -> set[UUID]:
         ids = [str(s.id) for s in succeeded]  # as they are stored: to make a UUID of each reply takes longer
         done = [(id_, s.claim, _stamp(s.started_at)) for id_, s in zip(ids, succeeded, strict=True)]
         handed_in = {"worker": worker, "done": json.dumps(done)}
-        written = set(connection.scalars(self.record, handed_in))
-        accepted = set(connection.scalars(self.remove, handed_in))
+        kept = [s for s in succeeded if s.result is not None]
+        if not kept and connection.execute(self.record, handed_in).rowcount == len(ids):
+            connection.execute(self.remove, handed_in)
+            return set()
+        return self._record_slowly(connection, succeeded, ids, handed_in)
+
+    def _record_slowly(
+        self,
+        connection: Connection,
+        succeeded: Sequence[Succeeded],
+        ids: Sequence[str],
+        handed_in: dict[str, str],
+    ) -> set[UUID]:
+        """With results to keep, or where an outcome met no row: then it matters which."""
+        written = set(connection.scalars(self.record_telling, handed_in))
+        accepted = set(connection.scalars(self.remove_telling, handed_in))
         executions = self.tables.executions
         for id_, s in zip(ids, succeeded, strict=True):
             if s.result is not None and id_ in written:  # a row that was there before never changes
@@ -269,6 +258,33 @@ class SQLite(StoreDialect):
             return {}
         rows = connection.execute(self.ended, {"ids": json.dumps(ids)})
         return {row.job_id: row.claim for row in rows}
+
+    def pulse(self, connection: Connection, worker: str, lease: timedelta) -> Pulse | None:  # noqa: ARG002
+        """One statement that only looks: the OS lock is the beat. Who holds no lock of its own is dead."""
+        row = connection.execute(self._pulse, {"worker": worker}).one()
+        if row.alive is None:
+            return None
+        run, expiry = (None if stamp is None else _moment(stamp) for stamp in (row.run, row.expiry))
+        now = datetime.fromisoformat(row.now).replace(tzinfo=UTC)
+        held = {
+            UUID(job): Held(claim, bool(cancelling))
+            for job, claim, cancelling in json.loads(row.held or "[]")
+        }
+        others = (name for name in json.loads(row.workers) if name != worker)
+        dead = bool(row.dead) or any(self.lives.are_over(name) for name in others)
+        return Pulse(now, held, Due.seen(run, expiry, now), bool(row.free), dead)
+
+    def waker(self, engine: Engine) -> Waker:  # noqa: ARG002 - the file is known
+        """A watch on the -wal file."""
+        return WalWatch(self.lives.database)
+
+    def news(self, connection: Connection) -> bool:
+        """``PRAGMA data_version``, which moves when others have committed, not when this connection has."""
+        driver = _driver(connection)
+        version = driver.execute("PRAGMA data_version").fetchone()[0]
+        before = connection.info.get("duly_version")
+        connection.info["duly_version"] = version
+        return bool(version != before)
 
     def translate(self, error: DBAPIError) -> DulyError | None:
         """By SQLite's messages."""
@@ -290,7 +306,13 @@ class SQLite(StoreDialect):
         """A loose index scan: one probe a queue."""
         return self._waiting_queues
 
-    def lock_rows(self, statement: Select[Any], *, skip_locked: bool = False) -> Select[Any]:  # noqa: ARG002
+    def lock_rows(
+        self,
+        statement: Locking,
+        *,
+        by: str | None = None,  # noqa: ARG002
+        skip_locked: bool = False,  # noqa: ARG002
+    ) -> Locking:
         """The transaction holds the only write lock already."""
         return statement
 
@@ -315,21 +337,7 @@ class SQLite(StoreDialect):
         return dead
 
 
-_CLOCK: ColumnElement[datetime] = literal_column(CLOCK, Instant)
-
-
-_REAL_SAVEPOINTS: weakref.WeakSet[Transaction] = weakref.WeakSet()
-"""Transactions that were begun in the database before their first savepoint was set."""
-
-
-def _begin_before_savepoint(connection: Connection, name: str | None) -> None:  # noqa: ARG001
-    if connection.in_nested_transaction():
-        return  # what counts is the outermost one
-    if not _driver(connection).in_transaction:
-        connection.exec_driver_sql("BEGIN")
-    transaction = connection.get_transaction()
-    if transaction is not None:
-        _REAL_SAVEPOINTS.add(transaction)
+_CLOCK: ColumnElement[datetime] = literal_column(sql.CLOCK, Instant)
 
 
 def _step_out(connection: Connection) -> None:
@@ -356,23 +364,18 @@ def _moment(stamp: str) -> datetime:
     return datetime.fromisoformat(stamp).replace(tzinfo=UTC)
 
 
-def _claimed(row: Any) -> ClaimedJob:
+_BEST_FIRST = itemgetter(4, 8, 0)
+"""As ``BEST_FIRST``, by the stored text: it compares as times and numbers do."""
+
+
+def _claimed(row: list[Any]) -> ClaimedJob:
+    """A row as it was before it was taken, the envelope in hexadecimal digits behind it."""
     (
-        identity,
-        origin,
-        task,
-        queue,
-        priority,
-        claim,
-        attempt,
-        rescues,
-        run_at,
-        expires_at,
-        enqueued_at,
-        *rest,
-    ) = row
+        identity, origin, task, queue, priority, claim, attempt, rescues, run_at, expires_at, enqueued_at,
+        principal, envelope,
+    ) = row  # fmt: skip
     id_ = UUID(identity)
     return ClaimedJob(
-        id_, id_ if origin == identity else UUID(origin), task, queue, priority, claim, attempt, rescues,
-        _moment(run_at), _moment(expires_at), _moment(enqueued_at), *rest,
+        id_, id_ if origin == identity else UUID(origin), task, queue, priority, claim + 1, attempt, rescues,
+        _moment(run_at), _moment(expires_at), _moment(enqueued_at), principal, bytes.fromhex(envelope),
     )  # fmt: skip

@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import socket
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from duly.clock import Clock
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from duly.settings import Settings
     from duly.store import Store
+    from duly.store.workers import Pulse
 
 
 class Membership:
@@ -57,14 +58,13 @@ class Membership:
         self._store.clock.learn(now)
         self._land(now, fresh=True)
 
-    def beat(self, connection: Connection) -> bool:
-        """Show that we live; False when our row is gone: we count as dead and hold nothing any more."""
-        now = self._store.workers.beat(connection, self.id)
-        if now is None:
-            return False
-        self._store.clock.learn(now)
-        self._land(now)
-        return True
+    def beat(self, connection: Connection) -> Pulse | None:
+        """Show that we live, and learn what is to be seen to; None when our row is gone, and we count as dead."""
+        pulse = self._store.workers.pulse(connection, self.id, timedelta(seconds=self._lease))
+        if pulse is not None:
+            self._store.clock.learn(pulse.now)
+            self._land(pulse.now)
+        return pulse
 
     def missed(self) -> None:
         """A beat failed: try again in a second."""
