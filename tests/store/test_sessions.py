@@ -258,6 +258,21 @@ def test_sqlite_is_set_up_as_promised(sqlite: Any) -> None:
     assert settings == {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 5000}
 
 
+def test_a_line_sets_its_patience_once_and_gives_its_connection_back_as_it_was(sqlite: Any) -> None:
+    said: list[str] = []
+    line = sqlite.store.line(lock=1.0, statement=1.0, idle=1.0)
+    with line.transaction() as connection:
+        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one() == 0
+        connection.connection.driver_connection.set_trace_callback(said.append)
+    said.clear()
+    with line.transaction():
+        pass
+    assert said == ["BEGIN IMMEDIATE", "COMMIT"]
+    line.close()
+    with sqlite.store.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one() == 5000
+
+
 def test_a_write_transaction_on_sqlite_is_immediate(sqlite: Any, sqlite_database: Database) -> None:
     with sqlite.store.writing():
         other = sqlite3.connect(sqlite_database.url.removeprefix("sqlite:///"), timeout=0)

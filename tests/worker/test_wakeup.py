@@ -83,12 +83,12 @@ def test_a_worker_that_sleeps_says_so_and_says_when_it_has_much_to_do(postgresql
         note.enqueue()
     turned = postgresql.turned(app, threads=1)
     turned.pump._pace.room = lambda *_: 1  # type: ignore[method-assign]
-    turned.until(lambda: turned.pump.tally["succeeded"] == 5)
+    turned.until(lambda: turned.pump.tally["succeeded"] >= 5)
     assert asleep(app) == [False], "it has never slept"
     turned.pump._rest.asleep = True
     with app.store.writing() as connection:
         app.store.workers.sleeps(connection, turned.id, asleep=True)
-    turned.until(lambda: turned.pump.tally["succeeded"] == 12)
+    turned.until(lambda: turned.pump.tally["succeeded"] >= 12)
     assert asleep(app) == [False]
 
 

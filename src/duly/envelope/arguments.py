@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from inspect import Parameter, formatannotation
-from typing import Any, NotRequired
+from typing import Any, NamedTuple, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -33,8 +33,7 @@ class Field:
     required: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SealedOptions:
+class SealedOptions(NamedTuple):
     """Options of a call that travel inside its envelope; None where the task's own hold."""
 
     max_attempts: int | None = None

@@ -7,9 +7,9 @@ Two kinds of envelope::
               1      1        1-16     2     12      n + 16 bytes
 
 The sub-key is that of the key id and the *day* (days since 2020-01-01, UTC) of sealing, so that no
-sub-key ever seals so much that random nonces could meet. The associated data is ``_FRAME`` (all
-lengths first, then the fields of fixed size), then header, label, task, queue and principal: with the
-lengths in front, nothing can be shifted from one field to its neighbor.
+sub-key ever seals so much that random nonces could meet. The associated data is ``_LENGTHS``, the
+fields of fixed size (``_ITS_OWN``), then header, label, task, queue and principal: with the lengths in
+front, nothing can be shifted from one field to its neighbor.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ _LAST_DAY = 0xFFFF  # in 2199
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _KEPT_CIPHERS, _KEPT_DIGEST_KEYS = 256, 16
 _NO_PRINCIPAL = -1  # as a length: None is not ""
-# Lengths of header, label, task, queue, principal; enqueued_at, expires_at; id, origin.
-_FRAME = Struct(">IIIIi qq 16s16s")
+# Lengths of header, label, task, queue, principal; then enqueued_at, expires_at, id, origin.
+_LENGTHS = Struct(">IIIIi")
+_ITS_OWN = Struct(">qq 16s16s")
 
 
 class Sealer:
@@ -160,20 +161,29 @@ def _key_id(header: bytes) -> str:
 
 def _associated(header: bytes, label: str, binding: Binding) -> bytes:
     identity, origin, task, queue, principal, enqueued_at, expires_at = binding
-    name, task_name, queue_name = label.encode(), task.encode(), queue.encode()
-    who = b"" if principal is None else principal.encode()
-    frame = _FRAME.pack(
-        len(header),
-        len(name),
-        len(task_name),
-        len(queue_name),
-        _NO_PRINCIPAL if principal is None else len(who),
+    lengths, names = _shared(header, label, task, queue, principal)
+    own = _ITS_OWN.pack(
         _microseconds(enqueued_at),
         _microseconds(expires_at),
         identity.int.to_bytes(16),
         origin.int.to_bytes(16),
     )
-    return b"".join((frame, header, name, task_name, queue_name, who))
+    return lengths + own + names
+
+
+@lru_cache(1024)
+def _shared(header: bytes, label: str, task: str, queue: str, principal: str | None) -> tuple[bytes, bytes]:
+    """What many envelopes have in common: the lengths in front, and the fields behind."""
+    name, task_name, queue_name = label.encode(), task.encode(), queue.encode()
+    who = b"" if principal is None else principal.encode()
+    lengths = _LENGTHS.pack(
+        len(header),
+        len(name),
+        len(task_name),
+        len(queue_name),
+        _NO_PRINCIPAL if principal is None else len(who),
+    )
+    return lengths, b"".join((header, name, task_name, queue_name, who))
 
 
 def _microseconds(instant: datetime) -> int:

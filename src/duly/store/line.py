@@ -51,4 +51,6 @@ class Line:
                 if connection.in_transaction():
                     connection.rollback()
             with suppress(SQLAlchemyError, OSError):
+                self._store.dialect.end_limited(connection)
+            with suppress(SQLAlchemyError, OSError):
                 connection.close()

@@ -23,7 +23,7 @@ class BlackBox:
 
     def enter(self, slot: int, job: ClaimedJob) -> None:
         """Note that a job starts."""
-        self._memory[slot * _SLOT : (slot + 1) * _SLOT] = job.id.bytes + job.claim.to_bytes(8)
+        self._memory[slot * _SLOT : (slot + 1) * _SLOT] = (job.id.int << 64 | job.claim).to_bytes(_SLOT)
 
     def leave(self, slot: int) -> None:
         """Note that it is over."""

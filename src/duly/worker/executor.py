@@ -119,11 +119,13 @@ class Executor:
             with self._turn.of_task():
                 return self._call_in_transaction(attempt)
         try:
-            with ExitStack() as stack:
-                given = self._own(attempt, stack)
-                if given:
+            if attempt.task.signature.injected:
+                with ExitStack() as stack:
+                    given = self._own(attempt, stack)
                     _begin(attempt, self._home.store.clock.now())
-                result = self._invoke(attempt, given)
+                    result = self._invoke(attempt, given)
+            else:
+                result = self._invoke(attempt, {})
         except BaseException as error:  # noqa: BLE001 - a task may raise anything; the worker goes on
             return self._verdict.ended_by(attempt, error)
         return self._verdict.succeeded(attempt, result)

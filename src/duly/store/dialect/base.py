@@ -174,6 +174,9 @@ class StoreDialect(ABC):
         self.begin(connection)
         self.limit_waits(connection, lock=lock, statement=statement, idle=idle)
 
+    def end_limited(self, connection: Connection) -> None:
+        """Before such a line's connection goes back to its pool."""
+
     @abstractmethod
     def limit_task(self, connection: Connection, *, statement: float, idle: float) -> None:
         """Bound, in a task's transaction, how long a statement and a pause between two may take (seconds)."""

@@ -133,10 +133,24 @@ class SQLite(StoreDialect):
         """BEGIN IMMEDIATE: a deferred transaction that upgrades fails at once, again and again."""
         _step_out(connection)
         if not connection.info.get("duly_prepared"):
-            connection.exec_driver_sql(f"PRAGMA busy_timeout = {writelock.PATIENCE * 1000:.0f}")
+            writelock.be_patient(connection)
             connection.exec_driver_sql("PRAGMA synchronous = FULL")
             connection.info["duly_prepared"] = True
         writelock.take(connection)
+
+    def begin_limited(self, connection: Connection, *, lock: float, statement: float, idle: float) -> None:  # noqa: ARG002
+        """The line's connection looks for the lock itself for as long as it is the line's."""
+        if writelock.is_patient(connection):
+            self.begin(connection)
+            writelock.be_impatient(connection)
+        else:
+            _step_out(connection)
+            writelock.take(connection)
+
+    def end_limited(self, connection: Connection) -> None:
+        """SQLite waits on it again, as whoever uses it next expects."""
+        if not writelock.is_patient(connection):
+            writelock.be_patient(connection)
 
     def join(self, connection: Connection) -> None:
         """See that a transaction is open before anything is written into the caller's one.

@@ -13,6 +13,8 @@ PATIENCE = 5.0
 
 LOOK = 0.001
 
+_PATIENT = f"PRAGMA busy_timeout = {PATIENCE * 1000:.0f}"
+
 
 def take(connection: Connection) -> None:
     """BEGIN IMMEDIATE, as soon as nobody else writes; as the driver's error where that takes too long.
@@ -24,13 +26,37 @@ def take(connection: Connection) -> None:
     driver: Any = connection.connection.driver_connection
     if not isinstance(driver, sqlite3.Connection):
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-        return
-    driver.execute("PRAGMA busy_timeout = 0")
-    try:
-        if not _wait(driver):
-            connection.exec_driver_sql("BEGIN IMMEDIATE")  # which says what is wrong
-    finally:
-        driver.execute(f"PRAGMA busy_timeout = {PATIENCE * 1000:.0f}")
+    elif not is_patient(connection):
+        _take(connection, driver)
+    else:
+        driver.execute("PRAGMA busy_timeout = 0")
+        try:
+            _take(connection, driver)
+        finally:
+            driver.execute(_PATIENT)
+
+
+def is_patient(connection: Connection) -> bool:
+    """Whether SQLite itself waits for locks on this connection, as it should on one that others use too."""
+    return not connection.info.get("duly_impatient")
+
+
+def be_patient(connection: Connection) -> None:
+    """From now on SQLite waits on this connection."""
+    connection.exec_driver_sql(_PATIENT)
+    connection.info["duly_impatient"] = False
+
+
+def be_impatient(connection: Connection) -> None:
+    """From now on it does not, so that ``take`` need not say so each time; for sqlite3's own connections."""
+    if isinstance(connection.connection.driver_connection, sqlite3.Connection):
+        connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+        connection.info["duly_impatient"] = True
+
+
+def _take(connection: Connection, driver: sqlite3.Connection) -> None:
+    if not _wait(driver):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # which says what is wrong
 
 
 def _wait(driver: sqlite3.Connection) -> bool:
