@@ -100,7 +100,7 @@ class Line:
 
 def compare(due: Due, ledger: Ledger, world: World) -> tuple[list[Line], list[Line]]:
     """The figures of the ledger and those of the outside world, each beside what was due."""
-    return list(_ledger(due, ledger, world)), list(_world(due, ledger, world))
+    return list(_ledger(due, ledger, world)), list(_world(due, world))
 
 
 def show(console: Console, due: Due, ledger: Ledger, world: World) -> bool:
@@ -151,7 +151,7 @@ def _ledger(due: Due, ledger: Ledger, world: World) -> Iterator[Line]:
     yield _exactly("jobs of the order that was rolled back", 0, int(ledger.unsold))
 
 
-def _world(due: Due, ledger: Ledger, world: World) -> Iterator[Line]:
+def _world(due: Due, world: World) -> Iterator[Line]:
     came = world.deliveries
     yield _exactly("different mails received", len(due.mails), came.total())
     yield _exactly("… those that were due, each once", len(due.mails), sum(came[d] == 1 for d in due.mails))

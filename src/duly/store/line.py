@@ -39,6 +39,14 @@ class Line:
             self.close()
             raise
 
+    def trust(self) -> None:
+        """Notifications reach this worker, so no pooler moves its transactions from session to session.
+
+        Said of the connection that there is now, not of those to come.
+        """
+        if self._connection is not None:
+            self._store.dialect.trust_session(self._connection)
+
     def news(self) -> bool:
         """Whether others may have written since this was asked last; True where a database cannot tell."""
         return self._connection is None or self._store.dialect.news(self._connection)

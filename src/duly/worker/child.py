@@ -69,6 +69,7 @@ def be_child(home: Home, pipe: socket.socket, assignment: Assignment, blackbox: 
             most=assignment.max_jobs,
             blackbox=blackbox,
             isolation=isolation,
+            on_suspects=functools.partial(_say, pipe, "s\n"),
         )
         if isolation is not None:
             isolation.on_loss = functools.partial(pump.drain, assignment.grace)

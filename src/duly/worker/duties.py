@@ -28,11 +28,13 @@ class Duties:
         standing: Standing,
         rest: Rest,
         transaction: Callable[[], AbstractContextManager[Connection]],
+        on_suspects: Callable[[], object],
     ) -> None:
         self._clock = clock
         self._standing = standing
         self._rest = rest
         self._transaction = transaction
+        self._on_suspects = on_suspects
         self._beat = home.settings.beat
         self._upkeep = Upkeep(home.store, clock, home.emitter)
         self._rescue = Rescue(home.store, home.settings, home.emitter)
@@ -71,6 +73,8 @@ class Duties:
         self._upkeep.tell()
         if pulse is None:
             return True
+        if pulse.suspects:
+            self._on_suspects()
         if pulse.dead and self._standing.membership.may_judge():
             found = self._look_after_the_dead() or found
         return found or pulse.free

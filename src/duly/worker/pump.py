@@ -77,6 +77,7 @@ class Pump:
         blackbox: BlackBox | None = None,
         isolation: Isolation | None = None,
         clock: Clock | None = None,
+        on_suspects: Callable[[], object] = bool,
     ) -> None:
         self._home = home
         self._queues = queues
@@ -107,7 +108,7 @@ class Pump:
         self._lines = (SuspectLines if suspects else Lines)(queues, self._clock)
         self._cursor = Cursor(self._clock)
         self._rest = Rest(home, self._clock)
-        self._duties = Duties(home, self._clock, self._standing, self._rest, self._transaction)
+        self._duties = Duties(home, self._clock, self._standing, self._rest, self._transaction, on_suspects)
         self._outage = Outage(home.emitter, self._clock)
         self._dry = False
         self._look = True
@@ -223,6 +224,8 @@ class Pump:
             self._recover()
             found = self._duties.serve(draining=self._draining)
             self._look = self._look or found
+            if self._rest.woken:
+                self._line.trust()
             worked = self._exchange()
         except DatabaseError as error:
             self._stumble(error)

@@ -31,6 +31,8 @@ class Child:
     """The exit code that it says it leaves with. One that comes without a word is not ours."""
     talks: bool = True
     """Whether its end of the pipe is open."""
+    saw_suspects: bool = False
+    """Whether its last beats have told of any, of whatever queue."""
     killed: bool = False
     """By us, so that nobody is to blame."""
 
@@ -48,6 +50,8 @@ class Child:
         for line in lines:
             if line.startswith(b"w"):
                 self.workers.append(line[1:].decode())
+            elif line.startswith(b"s"):
+                self.saw_suspects = True
             elif line.startswith(b"x"):
                 self.leaving = int(line[1:])
 

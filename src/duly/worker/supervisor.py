@@ -259,10 +259,17 @@ class Supervisor:
             self._suspects.ask_for_another(self._clock.monotonic())
 
     def _look_for_suspects(self) -> None:
-        """With each beat: others' suspects, of our queues, are ours too. Where time has passed, they end."""
+        """At the start, and whenever a worker's beat tells of any: those of our queues are ours too.
+
+        Where time has passed, they end.
+        """
         now = self._clock.monotonic()
         if self._stops or now < self._look_due or self._suspects.child or self._suspects.due is not None:
             return
+        if self._look_due and not any(child.saw_suspects for child in self._children):
+            return
+        for child in self._children:
+            child.saw_suspects = False
         self._look_due = now + self._beat
         try:
             queues = self._queues_with_suspects()

@@ -21,7 +21,9 @@ CONNECTION: Any = None
 
 
 def pulse_at(now: datetime) -> Pulse:
-    return Pulse(now, {}, Due(promote=False, expire=False, next_due=None), free=False, dead=False)
+    return Pulse(
+        now, {}, Due(promote=False, expire=False, next_due=None), free=False, dead=False, suspects=False
+    )
 
 
 class Workers:

@@ -88,6 +88,7 @@ class Pulse:
     """What a worker learns with each beat.
 
     ``free``: some available job stands in some queue. ``dead``: it may be worth looking for dead workers.
+    ``suspects``: there are some, of whatever queue.
     """
 
     now: datetime
@@ -95,6 +96,7 @@ class Pulse:
     due: Due
     free: bool
     dead: bool
+    suspects: bool
 
 
 class Waker(ABC):
@@ -173,6 +175,9 @@ class StoreDialect(ABC):
         """``begin`` and ``limit_waits``, for a worker's own line, which does both all the time."""
         self.begin(connection)
         self.limit_waits(connection, lock=lock, statement=statement, idle=idle)
+
+    def trust_session(self, connection: Connection) -> None:
+        """From now on such a line's statements may be prepared: nothing stands between it and its session."""
 
     def end_limited(self, connection: Connection) -> None:
         """Before such a line's connection goes back to its pool."""

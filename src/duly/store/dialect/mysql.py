@@ -289,7 +289,8 @@ class MySQL(StoreDialect):
             jobs.c.state == literal_column("'running'"), jobs.c.worker == worker
         )
         held = {row.id: Held(row.claim, row.cancelling) for row in connection.execute(mine)}
-        return Pulse(now, held, Due.seen(run, expiry, now), bool(seen.free), bool(seen.dead))
+        due = Due.seen(run, expiry, now)
+        return Pulse(now, held, due, bool(seen.free), bool(seen.dead), bool(seen.suspects))
 
     def hold_liveness(self, worker: str) -> None:
         """Nothing to hold: the heartbeat row shows it."""

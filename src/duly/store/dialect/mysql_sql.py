@@ -61,7 +61,8 @@ SELECT (SELECT beat_at FROM {workers} WHERE id = :worker) AS now,
     EXISTS (SELECT 1 FROM {jobs} WHERE state = 'available') AS free,
     EXISTS (SELECT 1 FROM {workers} WHERE id <> :worker AND {silent})
     OR EXISTS (SELECT 1 FROM {jobs} AS j WHERE state = 'running'
-               AND NOT EXISTS (SELECT 1 FROM {workers} AS w WHERE w.id = j.worker)) AS dead"""
+               AND NOT EXISTS (SELECT 1 FROM {workers} AS w WHERE w.id = j.worker)) AS dead,
+    EXISTS (SELECT 1 FROM {jobs} WHERE state = 'suspect') AS suspects"""
 
 # The clock stands still while a statement runs: a beat that lands meanwhile is in its future. A jump of a second
 # and more is none of those.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -24,12 +25,13 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateSchema
 
-from duly.errors import DatabaseBusy, DulyError, InvalidOptions, SchemaError
+from duly.errors import DulyError, InvalidOptions
 from duly.model.job import ClaimedJob, NewJob
 from duly.model.report import Succeeded
+from duly.store.dialect import postgresql_errors as errors
 from duly.store.dialect import postgresql_sql as sql
 from duly.store.dialect.base import (
     BEST_FIRST,
@@ -44,24 +46,11 @@ from duly.store.dialect.base import (
     StoreDialect,
     Waker,
     job_row,
-    unavailable,
 )
 from duly.store.dialect.listener import Listener, channel_of
 from duly.store.schema import Tables
 
-BUSY = {
-    "55P03",
-    "40P01",
-    "40001",
-    "57014",
-    "26000",
-    "42P05",
-}  # the last two: prepared, elsewhere; lock not available, deadlock, serialization, statement time-out
-UNDONE = {"40P01", "40001"}  # of these, those worth repeating at once
-MISSING = {"42P01", "42703", "3F000"}  # table, column, schema
-GONE = ("08", "53", "57P", "25P03")  # connection, resources, shutdown, idle in transaction for too long
-READ_ONLY = "25006"  # a standby, since a failover
-NO_SAVEPOINT = {"3B001", "25P01"}  # no such savepoint, no transaction
+_TRUSTED = "duly_trusted"
 
 _COPIED = (
     "id", "origin", "task", "fingerprint", "queue", "priority", "state", "run_at", "expires_at",
@@ -166,6 +155,14 @@ class PostgreSQL(StoreDialect):
         limits = sql.limits(lock=lock, statement=statement, idle=idle)
         connection.exec_driver_sql(f"{sql.BEGIN}; {limits}")
 
+    def trust_session(self, connection: Connection) -> None:
+        """Planning the exchange anew takes half of the time in which an idle worker starts a job."""
+        connection.info[_TRUSTED] = True
+
+    def end_limited(self, connection: Connection) -> None:
+        """What was prepared stays with the session, and does no harm there."""
+        connection.info.pop(_TRUSTED, None)
+
     def limit_task(self, connection: Connection, *, statement: float, idle: float) -> None:
         """As one statement that every driver takes. A frozen worker's transaction ends, and a statement too long."""
         limits = {"statement": statement, "idle": idle}
@@ -173,8 +170,8 @@ class PostgreSQL(StoreDialect):
         connection.execute(_LIMIT_TASK, bounded)
 
     def savepoint_is_gone(self, error: BaseException) -> bool:
-        """SQLSTATE 3B001 or 25P01."""
-        return isinstance(error, DBAPIError) and _state(error) in NO_SAVEPOINT
+        """By SQLSTATE."""
+        return errors.savepoint_is_gone(error)
 
     def pulse(self, connection: Connection, worker: str, lease: timedelta) -> Pulse | None:
         """One statement, which rings the bell of this worker as well."""
@@ -184,7 +181,8 @@ class PostgreSQL(StoreDialect):
         if row.now is None:
             return None
         held = {UUID(job): Held(claim, cancelling) for job, claim, cancelling in row.held or ()}
-        return Pulse(row.now, held, Due.seen(row.run, row.expiry, row.now), row.free, row.dead)
+        due = Due.seen(row.run, row.expiry, row.now)
+        return Pulse(row.now, held, due, row.free, row.dead, row.suspects)
 
     def insert(self, connection: Connection, job: NewJob) -> None:
         """The job, and NOTIFY where a worker sleeps, in one statement."""
@@ -208,7 +206,7 @@ class PostgreSQL(StoreDialect):
                 else:
                     connection.execute(self.tables.jobs.insert(), [job_row(job) for job in jobs])
         except Exception as error:
-            if _is_duplicate(error):
+            if errors.is_duplicate(error):
                 return False
             if isinstance(error, DBAPIError) or not type(error).__module__.startswith("psycopg"):
                 raise
@@ -247,9 +245,11 @@ class PostgreSQL(StoreDialect):
         where |= _lines(queues, after) if several else _line(queues[0], after)
         if succeeded:
             statement = self.exchange_several if several else self.exchange_one
-            rows = connection.execute(statement, where | _outcomes(succeeded)).all()
+            where |= _outcomes(succeeded)
         else:
-            rows = connection.execute(self.claim_several if several else self.claim_one, where).all()
+            statement = self.claim_several if several else self.claim_one
+        with _preparing(connection):
+            rows = connection.execute(statement, where).all()
         reply = Exchanged(alive=rows[0].alive)
         if rows[0].accepted < len(succeeded):
             reply.lost = self._not_recorded(connection, succeeded)
@@ -273,19 +273,7 @@ class PostgreSQL(StoreDialect):
 
     def translate(self, error: DBAPIError) -> DulyError | None:
         """By SQLSTATE."""
-        state = _state(error)
-        if error.connection_invalidated or state == READ_ONLY or (state or "").startswith(GONE):
-            return unavailable(error)
-        if state in BUSY:
-            return DatabaseBusy(
-                f"a lock was not granted in time, or a deadlock was resolved ({state}); try again",
-                repeat=state in UNDONE,
-            )
-        if state in MISSING:
-            return SchemaError("Duly's tables are not there: run `duly migrate`")
-        if state is None and type(error.orig).__name__ in {"OperationalError", "InterfaceError"}:
-            return unavailable(error)
-        return None
+        return errors.translate(error)
 
     def waiting_queues(self) -> TextClause:
         """A loose index scan: one probe a queue."""
@@ -330,6 +318,20 @@ def _prepare_nothing(connection: Connection) -> None:
         driver.prepare_threshold = None
 
 
+@contextmanager
+def _preparing(connection: Connection) -> Iterator[None]:
+    """What is executed meanwhile is prepared on the server, where the session is known to be ours."""
+    driver: Any = connection.connection.driver_connection
+    if connection.info.get(_TRUSTED) and hasattr(driver, "prepare_threshold"):
+        driver.prepare_threshold = 0
+        try:
+            yield
+        finally:
+            driver.prepare_threshold = None
+    else:
+        yield
+
+
 def _outcomes(succeeded: Sequence[Succeeded]) -> dict[str, Any]:
     """As array literals: the driver's own way to write arrays takes longer than all else here."""
     kept = any(s.result is not None for s in succeeded)
@@ -362,14 +364,3 @@ def _speaks_copy(driver: object) -> bool:
 
 def _array(items: Iterable[str]) -> str:
     return "{" + ",".join(items) + "}"
-
-
-def _state(error: DBAPIError) -> str | None:
-    state = getattr(error.orig, "sqlstate", None)
-    return state if isinstance(state, str) else None
-
-
-def _is_duplicate(error: Exception) -> bool:
-    if isinstance(error, IntegrityError):
-        return _state(error) == "23505"
-    return getattr(error, "sqlstate", None) == "23505"

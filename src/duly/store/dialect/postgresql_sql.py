@@ -101,6 +101,7 @@ SELECT (SELECT beat_at FROM beat) AS now,
                                                              OR beat_at > {clock} + interval '1 second'))
     OR EXISTS (SELECT 1 FROM {jobs} AS j WHERE state = 'running'
                AND NOT EXISTS (SELECT 1 FROM {workers} AS w WHERE w.id = j.worker)) AS dead,
+    EXISTS (SELECT 1 FROM {jobs} WHERE state = 'suspect') AS suspects,
     (SELECT json_agg(json_build_array(id, claim, cancelling)) FROM {jobs}
      WHERE state = 'running' AND worker = :worker) AS held,
     pg_notify(:channel, :worker)"""

@@ -286,7 +286,7 @@ class SQLite(StoreDialect):
         }
         others = (name for name in json.loads(row.workers) if name != worker)
         dead = bool(row.dead) or any(self.lives.are_over(name) for name in others)
-        return Pulse(now, held, Due.seen(run, expiry, now), bool(row.free), dead)
+        return Pulse(now, held, Due.seen(run, expiry, now), bool(row.free), dead, bool(row.suspects))
 
     def waker(self, engine: Engine) -> Waker:  # noqa: ARG002 - the file is known
         """A watch on the -wal file."""

@@ -48,6 +48,7 @@ SELECT (SELECT 1 FROM {workers} WHERE id = :worker) AS alive, {clock} AS now,
     EXISTS (SELECT 1 FROM {jobs} WHERE state = 'available') AS free,
     EXISTS (SELECT 1 FROM {jobs} AS j WHERE state = 'running'
             AND NOT EXISTS (SELECT 1 FROM {workers} AS w WHERE w.id = j.worker)) AS dead,
+    EXISTS (SELECT 1 FROM {jobs} WHERE state = 'suspect') AS suspects,
     (SELECT json_group_array(id) FROM {workers}) AS workers,
     (SELECT json_group_array(json_array(id, claim, cancelling)) FROM {jobs}
      WHERE state = 'running' AND worker = :worker) AS held"""
