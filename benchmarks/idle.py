@@ -31,9 +31,9 @@ def idles(
     seconds = rests * watch
     figures = [
         Figure("wait to start, p50", "ms", [percentile(waits.enqueued, 50)], target=below(4)),
-        Figure("  with the enqueue itself", "ms", [percentile(waits.called, 50)]),
+        Figure("  p50 with the enqueue itself", "ms", [percentile(waits.called, 50)]),
         Figure("wait to start, p99", "ms", [percentile(waits.enqueued, 99)], target=below(20)),
-        Figure("  with the enqueue itself", "ms", [percentile(waits.called, 99)]),
+        Figure("  p99 with the enqueue itself", "ms", [percentile(waits.called, 99)]),
         Figure(f"worst of {rests}, after {watch:g} s of rest", "ms", [max(late.called)], target=below(20)),
         Figure("idle: statements", "per s", [asked["statements"] / seconds], target=below(1)),
         Figure("idle: but for BEGIN, COMMIT", "per s", [(asked["statements"] - asked["bounds"]) / seconds]),

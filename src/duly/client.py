@@ -297,7 +297,7 @@ def _content(task: str, queue: str, principal: str | None, body: bytes) -> bytes
 def _replaced(job: NewJob, *, digest: bytes, envelope: bytes) -> NewJob:
     return NewJob(
         job.id, job.origin, job.task, job.fingerprint, job.queue, job.priority, job.state, job.run_at,
-        job.expires_at, job.enqueued_at, job.principal, digest, job.key_id, envelope, job.trace,
+        job.expires_at, job.enqueued_at, job.principal, digest, job.key_id, envelope, job.trace, job.holds,
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ NAMES = [Names(), Names("other_")]
 
 def test_a_fresh_database_gets_its_tables_and_an_installation_id(database: Database, open_store: Any) -> None:
     store = open_store(database, made_tables=False)
-    assert migrate(store) == (None, "0002")
+    assert migrate(store) == (None, "0003")
     store.open()
     assert store.installation is not None
     assert Scene(store).worker().claim() == []
@@ -32,7 +32,7 @@ def test_a_fresh_database_gets_its_tables_and_an_installation_id(database: Datab
 def test_migrating_again_changes_nothing(database: Database, open_store: Any) -> None:
     store = open_store(database)
     before, job = store.installation, Scene(store).enqueue()
-    assert migrate(store) == ("0002", "0002")
+    assert migrate(store) == ("0003", "0003")
     store.open()
     assert store.installation == before
     assert Scene(store).row(job.id) is not None
@@ -55,7 +55,7 @@ def test_two_migrations_at_once_make_one_installation(database: Database, open_s
     for thread in threads:
         thread.join()
     assert faults == []
-    assert sorted(found, key=str) == [("0002", "0002")] * 3 + [(None, "0002")]
+    assert sorted(found, key=str) == [("0003", "0003")] * 3 + [(None, "0003")]
     for store in stores:
         store.open()
     assert len({store.installation for store in stores}) == 1
@@ -87,7 +87,7 @@ def test_an_older_schema_is_refused_until_it_is_migrated(
 ) -> None:
     store = open_store(database)
     set_revision(store, "0000")
-    monkeypatch.setattr("duly.store.store.REVISIONS", ("0000", "0002"))
+    monkeypatch.setattr("duly.store.store.REVISIONS", ("0000", "0003"))
     with pytest.raises(SchemaError, match="run `duly migrate`"):
         store.open()
 
@@ -130,7 +130,7 @@ def test_a_failed_migration_leaves_nothing_behind(
         assert inspect(connection).get_table_names() == [] or database.name == "mysql"
     with pytest.raises(SchemaError, match="duly migrate"):  # MySQL commits each table: the next one goes on
         store.open()
-    assert migrate(store) == (None, "0002")
+    assert migrate(store) == (None, "0003")
     store.open()
 
 
@@ -199,7 +199,7 @@ def description(connection: Any, names: Names) -> dict[str, Any]:
         ]
         key = seen.get_pk_constraint(table)["constrained_columns"]
         found[table] = (columns, sorted(indexes), key)
-    assert len(found) == 8
+    assert len(found) == 12
     return found
 
 

@@ -36,6 +36,8 @@ BACKLOG = {
 SHARING = {"  seconds that the slow took": "at the least"}
 ALONE = {
     "wait to start, p50",
+    "  p50 with the enqueue itself",
+    "  p99 with the enqueue itself",
     "wait to start, p99",
     "worst of 1, after 0.2 s of rest",
     "idle: statements",

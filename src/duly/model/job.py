@@ -9,6 +9,9 @@ from uuid import UUID
 
 from duly.model.states import Outcome, State
 
+HOLDS_TO_CLAIM, HOLDS_TO_END = 1, 2
+"""Bits of ``holds``: the job has keys that are released by its first claim, or by its end."""
+
 
 class Binding(NamedTuple):
     """The columns that a sealed envelope is bound to: none of them can be edited without the key."""
@@ -41,6 +44,8 @@ class NewJob:
     key_id: str | None
     envelope: bytes
     trace: str | None = None
+    holds: int = 0
+    """``HOLDS_TO_CLAIM``, ``HOLDS_TO_END``: which of its keys others may not have meanwhile."""
 
     @property
     def binding(self) -> Binding:
@@ -66,6 +71,10 @@ class ClaimedJob(NamedTuple):
     enqueued_at: datetime
     principal: str | None
     envelope: bytes
+    holds: int = 0
+    """As in ``NewJob``."""
+    transients: int = 0
+    """Attempts that a passing fault of the database has ended, and that therefore do not count."""
 
     @property
     def binding(self) -> Binding:

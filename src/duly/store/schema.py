@@ -37,7 +37,7 @@ from duly.model.names import LONGEST_NAME
 MYSQL = ("mysql", "mariadb")
 """What SQLAlchemy calls MySQL's dialect, by the URL."""
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 """The schema revisions that this release knows, oldest first; it works on the last one."""
 
 
@@ -144,6 +144,10 @@ class Tables:
     keys: Table
     workers: Table
     audit: Table
+    steps: Table
+    resolutions: Table
+    proofs: Table
+    audits: Table
 
 
 def tables(names: Names, database: str = "sqlite") -> Tables:
@@ -183,6 +187,8 @@ def tables(names: Names, database: str = "sqlite") -> Tables:
             Column("envelope", BYTES, nullable=False),
             Column("trace", Words(200)),
             Column("cancelling", Boolean, nullable=False, server_default=false()),
+            Column("holds", SmallInteger, nullable=False, server_default="0"),
+            Column("transients", SmallInteger, nullable=False, server_default="0"),
             index(
                 "jobs_claim",
                 "queue",
@@ -219,6 +225,7 @@ def tables(names: Names, database: str = "sqlite") -> Tables:
             Column("envelope", BYTES),
             Column("trace", Words(200)),
             index("executions_ended", "ended_at"),
+            index("executions_expiring", "expires_at"),
         ),
         attempts=table(
             "attempts",
@@ -238,6 +245,7 @@ def tables(names: Names, database: str = "sqlite") -> Tables:
             Column("until", Words(12), nullable=False),
             Column("until_at", Instant),
             index("keys_job", "job_id"),
+            index("keys_until", "until_at"),
         ),
         workers=table(
             "workers",
@@ -257,6 +265,46 @@ def tables(names: Names, database: str = "sqlite") -> Tables:
             Column("action", Words(40), nullable=False),
             Column("job_id", Id),
             Column("details", Words),
+        ),
+        steps=table(
+            "steps",
+            Column("origin", Id, primary_key=True),
+            Column("name", Words(LONGEST_NAME), primary_key=True),
+            Column("job_id", Id, nullable=False),
+            Column("claim", Integer, nullable=False),
+            Column("at", Instant, nullable=False),
+            Column("expires_at", Instant, nullable=False),
+            Column("result", BYTES, nullable=False),
+            Column("key_id", Words(16)),
+            index("steps_expiring", "expires_at"),
+        ),
+        resolutions=table(
+            "resolutions",
+            Column("job_id", Id, primary_key=True),
+            Column("at", Instant, nullable=False),
+            Column("actor", Words(200), nullable=False),
+            Column("verdict", Words(12), nullable=False),
+            Column("again", Id),
+            Column("reason", Words(500)),
+        ),
+        proofs=table(
+            "proofs",
+            Column("id", Id, primary_key=True),
+            Column("task", Words(LONGEST_NAME), nullable=False),
+            Column("source", Words(64), nullable=False),
+            Column("at", Instant, nullable=False),
+            Column("verdict", Words(12), nullable=False),
+            Column("points", Integer, nullable=False),
+            Column("details", Words),
+            index("proofs_task", "task", "at"),
+        ),
+        audits=table(
+            "audits",
+            Column("id", Id, primary_key=True),
+            Column("at", Instant, nullable=False),
+            Column("actor", Words(200), nullable=False),
+            Column("tasks", Integer, nullable=False),
+            Column("gaps", Integer, nullable=False),
         ),
     )
 

@@ -20,7 +20,7 @@ from duly.store.schema import Tables
 
 CLAIMED = (
     "id", "origin", "task", "queue", "priority", "claim", "attempt", "rescues",
-    "run_at", "expires_at", "enqueued_at", "principal", "envelope",
+    "run_at", "expires_at", "enqueued_at", "principal", "envelope", "holds", "transients",
 )  # fmt: skip
 """The columns of a claim, in the order of ``ClaimedJob``'s fields."""
 
@@ -321,4 +321,5 @@ def job_row(job: NewJob) -> dict[str, Any]:
         "key_id": job.key_id,
         "envelope": job.envelope,
         "trace": job.trace,
+        "holds": job.holds,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -52,15 +53,27 @@ from duly.store.schema import Tables
 
 _TRUSTED = "duly_trusted"
 
-_COPIED = (
-    "id", "origin", "task", "fingerprint", "queue", "priority", "state", "run_at", "expires_at",
-    "enqueued_at", "principal", "digest", "key_id", "envelope", "trace",
-)  # fmt: skip
-_COPIED_TYPES = (
-    "uuid", "uuid", "varchar", "varchar", "varchar", "int2", "varchar", "timestamptz", "timestamptz",
-    "timestamptz", "varchar", "bytea", "varchar", "bytea", "varchar",
-)  # fmt: skip
+_COPIED = {
+    "id": "uuid",
+    "origin": "uuid",
+    "task": "varchar",
+    "fingerprint": "varchar",
+    "queue": "varchar",
+    "priority": "int2",
+    "state": "varchar",
+    "run_at": "timestamptz",
+    "expires_at": "timestamptz",
+    "enqueued_at": "timestamptz",
+    "principal": "varchar",
+    "digest": "bytea",
+    "key_id": "varchar",
+    "envelope": "bytea",
+    "trace": "varchar",
+    "holds": "int2",
+}
+"""The columns of a new job, and what COPY is told that they are."""
 
+_values_of = attrgetter(*("state.value" if name == "state" else name for name in _COPIED))
 
 JUMP = timedelta(seconds=1)
 """A beat so far in the future has seen the clock jump. One that lands while the clock is read may be a little ahead."""
@@ -216,15 +229,9 @@ class PostgreSQL(StoreDialect):
 
     def _copy_in(self, driver: Any, jobs: Sequence[NewJob]) -> None:
         with driver.cursor() as cursor, cursor.copy(self._copy) as copy:
-            copy.set_types(_COPIED_TYPES)
+            copy.set_types(list(_COPIED.values()))
             for job in jobs:
-                copy.write_row(
-                    (
-                        job.id, job.origin, job.task, job.fingerprint, job.queue, job.priority, job.state.value,
-                        job.run_at, job.expires_at, job.enqueued_at, job.principal, job.digest, job.key_id,
-                        job.envelope, job.trace,
-                    )
-                )  # fmt: skip
+                copy.write_row(_values_of(job))
 
     def insert_or_ignore(self, table: Table) -> Insert:
         """``ON CONFLICT DO NOTHING``."""

@@ -75,7 +75,7 @@ class SQLite(StoreDialect):
             "workers": quote(tables.workers),
             "ended": ", ".join(ENDED),
             "ended_j": ", ".join(f"j.{name}" for name in ENDED),
-            "claimed": ", ".join(CLAIMED[:-1]),
+            "claimed": ", ".join(name for name in CLAIMED if name != "envelope"),
             "clock": sql.CLOCK,
         }
         self.record = self._sql(sql.RECORD)
@@ -386,10 +386,11 @@ def _claimed(row: list[Any]) -> ClaimedJob:
     """A row as it was before it was taken, the envelope in hexadecimal digits behind it."""
     (
         identity, origin, task, queue, priority, claim, attempt, rescues, run_at, expires_at, enqueued_at,
-        principal, envelope,
+        principal, holds, transients, envelope,
     ) = row  # fmt: skip
     id_ = UUID(identity)
     return ClaimedJob(
         id_, id_ if origin == identity else UUID(origin), task, queue, priority, claim + 1, attempt, rescues,
-        _moment(run_at), _moment(expires_at), _moment(enqueued_at), principal, bytes.fromhex(envelope),
+        _moment(run_at), _moment(expires_at), _moment(enqueued_at), principal, bytes.fromhex(envelope), holds,
+        transients,
     )  # fmt: skip
