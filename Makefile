@@ -34,7 +34,7 @@ say = @echo '==>' $(1)
 .PHONY: help
 help: ## list the targets
 	@echo 'make <target>, where target is one of:'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo 'PYTHON=python3.13 chooses the interpreter, DULY_DATABASE_URL=... the database of demo and bench.'
 
 .PHONY: demo
@@ -45,6 +45,15 @@ demo: $(READY_DEMO) ## play a small shop with real jobs, a killed worker and a r
 test: $(READY) ## run the tests on SQLite and PostgreSQL (found, or started by the tests)
 	$(call say,'running the tests on Python $(VERSION)')
 	@$(VENV)/bin/python -m pytest -n $(WORKERS) --quiet $(PYTEST_ARGS)
+
+.PHONY: faults-once
+faults-once: $(READY) ## kill and freeze workers at random for minutes: every effect is there once
+	$(call say,'1000 kills and 100 freezes on each database')
+	@DULY_TEST_FAULTS=long $(VENV)/bin/python -m pytest -n $(WORKERS) --quiet -rP $(PYTEST_ARGS) tests/faults/test_once.py
+
+.PHONY: gallery
+gallery: $(READY) ## crash the wrong and the mended tasks of the tutorial at every point (minutes)
+	@DULY_TEST_FAULTS=long $(VENV)/bin/python -m pytest -n $(WORKERS) --quiet $(PYTEST_ARGS) tests/docs/test_gallery.py tests/docs/test_patterns.py
 
 .PHONY: bench
 bench: $(READY) ## measure drain, enqueue and latency beside the bare statements

@@ -3,8 +3,8 @@
 1. Which databases? Those named by ``--database`` or ``DULY_DATABASE_URL``; else SQLite in a temporary
    folder, and the servers named by ``DULY_BENCH_URL`` (URLs with spaces between them), or else the PostgreSQL
    on the standard port, and with ``--full`` the MySQL or MariaDB on its own.
-2. On each: drain, enqueue, idle, backlog, sharing; in tables of the benchmark's own, which are taken away
-   afterwards.
+2. On each: drain, transactional, enqueue, idle, backlog, sharing; in tables of the benchmark's own, which are
+   taken away afterwards.
 3. A table, with our targets beside the figures, and with ``--json`` a file. What could not be run is said;
    when nothing could, exit 1. A target that was not reached is no error: it is for people to judge.
 """
@@ -35,6 +35,7 @@ from benchmarks.idle import GAPS, idles
 from benchmarks.machine import load, surroundings
 from benchmarks.sharing import sharings
 from benchmarks.table import show
+from benchmarks.transactional import transactionals
 
 CHURN, FULL_CHURN = 300_000, 1_000_000
 
@@ -93,6 +94,7 @@ def _measured(ground: Ground, given: argparse.Namespace, console: Console) -> di
 
 PARTS: dict[str, Callable[[Ground, argparse.Namespace], list[Figure]]] = {
     "drain": lambda ground, given: drains(ground, given.jobs, given.rounds),
+    "transactional": lambda ground, given: transactionals(ground, max(1, given.jobs // 10), given.rounds),
     "enqueue": lambda ground, given: enqueues(ground, max(1, given.jobs // 20), given.rounds),
     "idle": lambda ground, given: idles(ground, given.samples, given.rests, given.watch, given.gaps),
     "backlog": lambda ground, given: backlogs(

@@ -87,6 +87,19 @@ class Bare(ABC):
     def exchange(self, held: Sequence[Row]) -> Sequence[Row]:
         """One transaction: record what is held, claim the next batch."""
 
+    def settle(self, statements: Sequence[str], held: Row) -> None:
+        """One transaction: the statements of a task, the fence, the ledger row."""
+        self.begin()
+        cursor = self.driver.cursor()
+        for statement in statements:
+            cursor.execute(statement)
+        self.record(held)
+        self.commit()
+
+    @abstractmethod
+    def record(self, held: Row) -> None:
+        """Remove the row of a job that is held, and write its ledger row; not committed."""
+
     @abstractmethod
     def insert(self, row: Row) -> None:
         """One row, not committed."""
@@ -129,6 +142,12 @@ class BarePostgreSQL(Bare):
             ) UPDATE {jobs} SET state = 'running', claim = claim + 1, worker = %(worker)s
             WHERE id = ANY(ARRAY(SELECT id FROM picked)) RETURNING id, task, claim, envelope
             """.format(**self.words)
+        self._record = """
+            WITH gone AS (
+                DELETE FROM {jobs} WHERE id = %s AND worker = 'bare' RETURNING *
+            ) INSERT INTO {executions} (job_id, outcome, attempts, ended_at, {ended})
+            SELECT id, 'succeeded', attempt + 1, (SELECT clock_timestamp()), {ended} FROM gone
+            """.format(**self.words)
         self._insert = "INSERT INTO {jobs} ({columns}) VALUES ({marks})".format(**self.words)
         self._copy = "COPY {jobs} ({columns}) FROM STDIN".format(**self.words)
         self._cursor = self.driver.cursor(binary=True)
@@ -151,6 +170,9 @@ class BarePostgreSQL(Bare):
 
     def begin(self) -> None:
         pass
+
+    def record(self, held: Row) -> None:
+        self._cursor.execute(self._record, (held[0],), prepare=True)
 
     def insert(self, row: Row) -> None:
         self._cursor.execute(self._insert, row, prepare=True)
@@ -193,14 +215,20 @@ class BareSQLite(Bare):
         ids = json.dumps([row[0] for row in held])
         self.begin()
         if held:
-            self.driver.execute(self._record, (ids, WORKER))
-            self.driver.execute(self._remove, (ids, WORKER))
+            self._settle(ids)
         rows: Sequence[Row] = self.driver.execute(self._claim, (WORKER, BATCH)).fetchall()
         self.driver.commit()
         return rows
 
     def begin(self) -> None:
         self.driver.execute("BEGIN IMMEDIATE")
+
+    def record(self, held: Row) -> None:
+        self._settle(json.dumps([held[0]]))
+
+    def _settle(self, ids: str) -> None:
+        self.driver.execute(self._record, (ids, WORKER))
+        self.driver.execute(self._remove, (ids, WORKER))
 
     def insert(self, row: Row) -> None:
         self.driver.execute(self._insert, row)
@@ -245,8 +273,7 @@ class BareMySQL(Bare):
 
     def exchange(self, held: Sequence[Row]) -> Sequence[Row]:
         if held:
-            self._cursor.execute(self._record + _listed(held))
-            self._cursor.execute(self._remove + _listed(held))
+            self._settle(held)
         self._cursor.execute(self._pick)
         rows: Sequence[Row] = self._cursor.fetchall()
         if rows:
@@ -256,6 +283,13 @@ class BareMySQL(Bare):
 
     def begin(self) -> None:
         pass
+
+    def record(self, held: Row) -> None:
+        self._settle([held])
+
+    def _settle(self, held: Sequence[Row]) -> None:
+        self._cursor.execute(self._record + _listed(held))
+        self._cursor.execute(self._remove + _listed(held))
 
     def insert(self, row: Row) -> None:
         self._cursor.execute(self._insert, row)

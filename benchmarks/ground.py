@@ -186,9 +186,9 @@ class Ground(ABC):
 
     # ── workers ───────────────────────────────────────────────────────────────────────────────
 
-    def drain(self, bench: Bench) -> None:
+    def drain(self, bench: Bench, *options: str) -> None:
         """One default worker process, until nothing is left."""
-        with self.worker("--until-empty", bench=bench) as running:
+        with self.worker("--until-empty", *options, bench=bench) as running:
             try:
                 status = running.wait(LONGEST)
             except subprocess.TimeoutExpired:

@@ -13,9 +13,9 @@ from benchmarks.figures import Figure, at_most
 from benchmarks.ground import LONGEST, Ground, Unusable
 
 PROCESSES = 4
-LENGTHS = ((0.001, 10_000), (0.01, 4_000), (0.1, 500))
-"""Seconds that a job takes, and how many there are: some two seconds of work for all threads."""
-QUICK, SLOW, LENGTH = 2_000, 40, 0.2
+LENGTHS = ((0.001, 40_000), (0.01, 16_000), (0.1, 2_000))
+"""Seconds that a job takes, and how many there are: ten seconds of work for all. In fewer chance weighs more."""
+QUICK, SLOW, LENGTH = 8_000, 40, 0.2
 """The burst: jobs that do nothing, then slow ones, and how long these take."""
 EVENLY = at_most(1.1)
 SETTLE = 0.5

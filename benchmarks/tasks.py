@@ -8,7 +8,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from duly import Duly
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from duly import Duly, given
 from duly.task.task import Task
 
 STARTED = struct.Struct("=id")
@@ -23,6 +26,17 @@ class Bench:
     nothing: Task[..., Any]
     stamp: Task[..., Any]
     rest: Task[..., Any]
+    book: Task[..., Any]
+
+
+def bookkeeping(schema: str | None) -> tuple[str, ...]:
+    """The statements of ``book``: read a purse, raise it, write an entry. They take ``:purse``."""
+    where = f"{schema}." if schema else ""
+    return (
+        f"SELECT balance FROM {where}bench_purses WHERE id = :purse",
+        f"UPDATE {where}bench_purses SET balance = balance + 1 WHERE id = :purse",
+        f"INSERT INTO {where}bench_entries (purse, amount) VALUES (:purse, 1)",
+    )
 
 
 def declared(jobs: Duly) -> Bench:
@@ -42,4 +56,12 @@ def declared(jobs: Duly) -> Bench:
         """Take a while, and no processor."""
         time.sleep(seconds)
 
-    return Bench(jobs, nothing, stamp, rest)
+    statements = [text(statement) for statement in bookkeeping(jobs.settings.schema)]
+
+    @jobs.task(name="bench.book", effects="transactional")
+    def book(purse: int, *, session: Session = given) -> None:
+        """Read a little, write a little."""
+        for statement in statements:
+            session.execute(statement, {"purse": purse})
+
+    return Bench(jobs, nothing, stamp, rest, book)

@@ -244,7 +244,7 @@ class Bed:
             cursor.execute("SET lock_wait_timeout = 5")  # a session that was killed lets go in a moment
             kill(cursor, [row[0] for row in self._ask(f"SELECT id {OTHERS}")])
             tables = self._tables()
-            self._left = bool(tables) and self._as_made == {name: self._made(name) for name in tables}
+            self._left = bool(tables) and self._as_made == self._as_they_are(tables)
             if not self._left:
                 self._drop()
             for name in tables if self._left else ():
@@ -264,7 +264,7 @@ class Bed:
     def remember(self) -> None:
         """What is in it now are Duly's tables as they are made."""
         if not self._as_made:
-            self._as_made = {name: self._made(name) for name in self._tables()}
+            self._as_made = self._as_they_are(self._tables())
 
     def _drop(self) -> None:
         if tables := self._tables():
@@ -274,6 +274,12 @@ class Bed:
     def _tables(self) -> list[str]:
         found = "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()"
         return [row[0] for row in self._ask(found)]
+
+    def _as_they_are(self, tables: list[str]) -> dict[str, str]:
+        """How the tables were made, and what stands in those that are kept."""
+        return {name: self._made(name) for name in tables} | {
+            f"in {name}": str(self._ask(f"SELECT * FROM `{name}`")) for name in tables if name in KEPT
+        }
 
     def _made(self, table: str) -> str:
         return str(self._ask(f"SHOW CREATE TABLE `{table}`")[0][1])

@@ -26,6 +26,7 @@ from duly.model.events import Emitter, Notice
 from duly.model.ids import job_id
 from duly.model.names import check_name
 from duly.model.options import DEFAULTS, Options, QueueOptions
+from duly.proof.audit import overdue
 from duly.settings import Notifying, Settings
 from duly.task.handle import JobHandle
 from duly.task.tasks import RouterOptions, Tasks
@@ -58,7 +59,8 @@ class Duly(Tasks):
     the sync engine in a thread. ``session`` is your session factory (``sessionmaker``), used for tasks that ask
     for a ``Session``, and ``async_session`` the same for ``AsyncSession``. ``include`` joins ``Tasks``
     routers, modules, or names of modules to import when the app is loaded. ``queues`` gives options
-    to whole queues; further options (``max_attempts=…``) are defaults for all jobs of the app.
+    to whole queues; further options (``max_attempts=…``) are defaults for all jobs of the app. ``strict`` refuses tasks
+    that do not state their ``effects=``.
 
     Raises ``ConfigurationError`` for whatever can be seen to be wrong without a database.
     """
@@ -76,6 +78,7 @@ class Duly(Tasks):
         schema: str | None = None,
         keys: str | None = None,
         clock: Clock | None = None,
+        strict: bool = False,
         **options: Unpack[RouterOptions],
     ) -> None:
         super().__init__()
@@ -89,6 +92,7 @@ class Duly(Tasks):
             dict(options), allowed=(*_QUEUE_OPTIONS, "queue"), where="Duly()", error=DeclarationError
         )
         self.queues = {name: _queue_options(name, given) for name, given in (queues or {}).items()}
+        self._strict = strict
         self.emitter = Emitter()
         self.sealer = Sealer(self.settings.keys)
         self.limits = Limits(size=self.settings.arguments_size, depth=self.settings.arguments_depth)
@@ -111,6 +115,15 @@ class Duly(Tasks):
                 self._join(part)
 
     # ── tasks ─────────────────────────────────────────────────────────────────────────────────
+
+    def check(self, task: Task[..., Any]) -> None:
+        """Where the app is strict: refuse a task that does not say what its effects allow."""
+        if self._strict and task.effects is None:
+            raise DeclarationError(
+                f"{task.name} ({task.where}) does not state its effects, and this app is strict: add effects=, "
+                '"transactional" where all it does is in the database, "idempotent" where repeating does no harm, '
+                '"unrepeatable" where it must not be repeated'
+            )
 
     def joined(self, task: Task[..., Any]) -> None:
         """A task was declared here or came in with a router: its jobs go through this app."""
@@ -277,6 +290,8 @@ class Duly(Tasks):
         self.check_ready()
         if self.sealer.key_id is None:
             self.emitter.emit(Notice(_PLAIN, "info"))
+        if long_ago := overdue(self):
+            self.emitter.emit(Notice(long_ago))
         return Supervisor(self, assignments, notifying=Notifying.read()).run()
 
     # ── tests ─────────────────────────────────────────────────────────────────────────────────

@@ -11,7 +11,9 @@
     │   ├── InvalidArguments        arguments do not fit the signature, or would not come back as they went
     │   ├── InvalidOptions          a call's options contradict each other or are out of bounds
     │   ├── WrongDatabase           the session or connection given is not on the queue's database
-    │   └── IdTaken                 the id given already names a job with other content
+    │   ├── IdTaken                 the id given already names a job with other content
+    │   ├── KeyTaken                the idempotency key given already names a job with other content
+    │   └── UniqueConflict          another job has the unique key, and on_conflict="error" was said
     ├── DatabaseError               the database did not do what was asked
     │   ├── DatabaseUnavailable     it cannot be reached, or the connection was lost
     │   └── DatabaseBusy            it is there, but a lock was not granted in time
@@ -21,15 +23,20 @@
     │   ├── JoinTimeout             the job did not end in time
     │   ├── JobDidNotSucceed        it ended, but not well: there is no result
     │   ├── ResultNotKept           it succeeded, but keep_result= did not ask for the result
-    │   └── JobNotRetryable         this job cannot be retried by hand
+    │   ├── JobNotRetryable         this job cannot be retried by hand
+    │   └── JobNotResolvable        this job cannot be resolved, or has been otherwise
     ├── EnvelopeError               an envelope that must not, or cannot, be opened
     │   ├── EnvelopeRejected        edited, copied, or plain where a key is set: it never runs
     │   ├── UnknownKey              sealed with a key that this process does not have
     │   └── ArgumentsMisfit         opened, but the arguments no longer fit the task
-    └── TransactionError            a transactional task's transaction is not what it was
-        ├── LeaseLost               the job was given to another worker: everything is rolled back
-        ├── TransactionEnded        something else has committed or ended the task's transaction
-        └── CommitInTask            the task called commit() or rollback() on the connection it was given
+    ├── ContextError                what a task asked of its context cannot be done
+    │   └── StepRefused             the result of a step cannot be kept, or was edited
+    ├── TransactionError            a transactional task's transaction is not what it was
+    │   ├── LeaseLost               the job was given to another worker: everything is rolled back
+    │   ├── TransactionEnded        something else has committed or ended the task's transaction
+    │   └── CommitInTask            the task called commit() or rollback() on the connection it was given
+    └── ProofError                  the prover could not do what was asked
+        └── CannotTell              it met what it cannot copy, or turn to a copy
 
     Interruption                    raised *by a task* to say how its attempt ends
     ├── Retry                       try again (uses an attempt)
@@ -45,6 +52,7 @@ The docstring of each says what it means and what to do; messages name the value
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from uuid import UUID
 
 
 class DulyError(Exception):
@@ -91,6 +99,19 @@ class WrongDatabase(EnqueueError):
 
 class IdTaken(EnqueueError):
     """The id given already names a job with another task, queue or arguments. Use a new id."""
+
+
+class KeyTaken(EnqueueError):
+    """The ``idempotency_key=`` given already belongs to a job with other arguments. Use one key for one thing."""
+
+
+class UniqueConflict(EnqueueError):
+    """Another job has this unique key, and ``on_conflict="error"`` asks to be told so."""
+
+    def __init__(self, message: str, job: UUID) -> None:
+        super().__init__(message)
+        self.job = job
+        """The id of the job that has it."""
 
 
 # ── the database ──────────────────────────────────────────────────────────────────────────────
@@ -144,6 +165,10 @@ class JobNotRetryable(JobError):
     """A job can be retried by hand when it ended and its envelope was kept; the message says what is missing."""
 
 
+class JobNotResolvable(JobError):
+    """Only a job that ended ``uncertain`` can be resolved, and once; the message says what stands in the way."""
+
+
 # ── envelopes ─────────────────────────────────────────────────────────────────────────────────
 
 
@@ -161,6 +186,20 @@ class UnknownKey(EnvelopeError):
 
 class ArgumentsMisfit(EnvelopeError):
     """The arguments no longer fit the task's signature. Deploy code that accepts them; the job waits."""
+
+
+# ── what a task asks of its context ───────────────────────────────────────────────────────────
+
+
+class ContextError(DulyError):
+    """What a task asked of its ``ctx`` cannot be done here. The message says what to write instead."""
+
+
+class StepRefused(ContextError):
+    """The result of a step cannot be kept, or what was kept does not open. The job ends ``failed`` at once.
+
+    Were it tried again the step would be done again. Return what its annotation says, and no more than is needed.
+    """
 
 
 # ── transactional tasks ───────────────────────────────────────────────────────────────────────
@@ -185,6 +224,20 @@ class CommitInTask(TransactionError):
     """``commit()`` or ``rollback()`` on the connection that Duly gave to the task: Duly ends that transaction.
 
     Use ``connection.begin_nested()`` for a part that may be rolled back, or ask for a ``Session``.
+    """
+
+
+# ── the prover ────────────────────────────────────────────────────────────────────────────────
+
+
+class ProofError(DulyError):
+    """The prover could not do what was asked."""
+
+
+class CannotTell(ProofError):
+    """The prover met a database that it cannot copy, or a connection that it cannot turn to a copy.
+
+    The message names it, and the line. The real database was not touched.
     """
 
 

@@ -19,12 +19,14 @@ from duly.errors import SettingsError
 from duly.model.options import hint
 
 LEASE = 15.0
+SHORTEST_KEEP = 0.05
+"""Days: longer than any transaction that records an outcome, which pruning would otherwise pass by."""
 _IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,39}\Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What an installation is set to. Durations are in seconds.
+    """What an installation is set to. Durations are in seconds, but where days are named.
 
     ============== =========================================================== ================
     field          meaning                                                     default
@@ -45,6 +47,10 @@ class Settings:
     coroutines     async jobs that a worker runs at a time                     100
     max_jobs       after how many jobs a worker leaves and is replaced         0: never
     max_memory     the same with more than so many MiB in memory               0: never
+    keep_succeeded how many days the ledger keeps jobs that succeeded whole    7
+    keep_failed    the same for failed, uncertain and rejected ones            30
+    keep_other     the same for expired and cancelled ones                     30
+    audit_every    after how many days the last audit counts as old            30
     ============== =========================================================== ================
     """
 
@@ -64,6 +70,10 @@ class Settings:
     coroutines: int = 100
     max_jobs: int = 0
     max_memory: int = 0
+    keep_succeeded: float = 7.0
+    keep_failed: float = 30.0
+    keep_other: float = 30.0
+    audit_every: float = 30.0
 
     @classmethod
     def read(cls, *, pyproject: Path | None = None, **arguments: Any) -> Settings:
@@ -171,14 +181,18 @@ def _whole(low: int, high: int) -> Callable[[object], int]:
     return check
 
 
-def _seconds(low: float, high: float) -> Callable[[object], float]:
+def _seconds(low: float, high: float, unit: str = "seconds") -> Callable[[object], float]:
     def check(value: object) -> float:
         number = _number(float, value)
         if isinstance(number, bool) or not isinstance(number, int | float) or not low <= number <= high:
-            raise ValueError(f"must be a number of seconds from {low:g} to {high:g}, not {value!r}")
+            raise ValueError(f"must be a number of {unit} from {low:g} to {high:g}, not {value!r}")
         return float(number)
 
     return check
+
+
+def _days(low: float) -> Callable[[object], float]:
+    return _seconds(low, 36_500, "days")
 
 
 _CHECKS: dict[str, Callable[[object], Any]] = {
@@ -198,6 +212,10 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "coroutines": _whole(1, 10_000),
     "max_jobs": _whole(0, 1_000_000_000),
     "max_memory": _whole(0, 1_048_576),
+    "keep_succeeded": _days(SHORTEST_KEEP),
+    "keep_failed": _days(SHORTEST_KEEP),
+    "keep_other": _days(SHORTEST_KEEP),
+    "audit_every": _days(1),
 }
 
 if set(_CHECKS) != {f.name for f in fields(Settings)}:  # pragma: no cover - a slip of ours, seen at import

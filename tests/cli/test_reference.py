@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,7 +37,7 @@ def blurred(text: str) -> list[str]:
 
 def duly(command: str, folder: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", *re.findall(r"[^\s']+|'[^']*'", command.replace("'", ""))],
+        [sys.executable, "-m", *shlex.split(command)],
         cwd=folder,
         env={**os.environ, "COLUMNS": "80", "PYTHONUNBUFFERED": "1"},
         stdin=subprocess.DEVNULL,
@@ -68,7 +69,23 @@ def test_the_page_says_what_the_commands_say(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["migrate", "tasks", "keys new", "status", "check", "clear", "work", "workoff", "job", "retry", "cancel"],
+    [
+        "migrate",
+        "tasks",
+        "audit",
+        "keys new",
+        "status",
+        "check",
+        "clear",
+        "work",
+        "workoff",
+        "job",
+        "retry",
+        "cancel",
+        "resolve",
+        "ledger",
+        "prune",
+    ],
 )
 def test_the_page_has_each_command(command: str) -> None:
     assert re.search(rf"^### `duly {command}`$", PAGE.read_text(), re.MULTILINE)

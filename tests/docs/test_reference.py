@@ -17,7 +17,7 @@ import pytest
 import duly
 from duly import errors
 from duly.errors import ConfigurationError, InvalidOptions, SettingsError
-from duly.model.options import DEFAULTS, CallOptions, Options, QueueOptions
+from duly.model.options import DEFAULTS, CallOptions, Options, QueueOptions, UniqueOptions
 from duly.settings import Settings
 from duly.store.schema import Names, tables
 from duly.task import RouterOptions, TaskOptions, UsingOptions
@@ -80,7 +80,7 @@ OPTION_ROWS = {bare(row[0]): row for row in OPTIONS.table("Options of jobs")}
 LEVELS: dict[str, set[str]] = {
     "app": set(RouterOptions.__annotations__),
     "queue": set(QueueOptions.__annotations__),
-    "task": set(RouterOptions.__annotations__),
+    "task": set(RouterOptions.__annotations__) | set(UniqueOptions.__annotations__),
     "call": set(CallOptions.__annotations__),
 }
 
@@ -88,7 +88,7 @@ LEVELS: dict[str, set[str]] = {
 def test_every_option_is_there() -> None:
     assert set(OPTION_ROWS) == set().union(*LEVELS.values())
     declared = {bare(row[0]) for row in OPTIONS.table("Options of a declaration")}
-    assert declared == set(TaskOptions.__annotations__) - set(RouterOptions.__annotations__)
+    assert declared == set(TaskOptions.__annotations__) - LEVELS["task"]
     called = {bare(row[0]) for row in OPTIONS.table("Options of a call alone")}
     assert called == set(UsingOptions.__annotations__) - set(CallOptions.__annotations__)
 

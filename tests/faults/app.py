@@ -11,7 +11,7 @@
 ``DULY_TEST_DEAF``      after how many seconds an attempt that does not stop is given up
 ``DULY_TEST_MUTANT``    a rule of the protocol that is broken here, to see that the checker notices:
                         ``unfenced-finish``, ``effect-outside`` (in ``tasks.py``), ``own-clock``,
-                        ``blame-anyway``, ``blame-all``
+                        ``blame-anyway``, ``blame-all``, ``no-mark``, ``mark-ignored``
 
 None of these is known to ``src``.
 """
@@ -21,6 +21,7 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from sqlalchemy import event
@@ -30,14 +31,16 @@ from sqlalchemy.pool import Pool
 from duly import Duly
 from duly.clock import Clock
 from duly.errors import DatabaseBusy, SettingsError
-from duly.store import ledger
+from duly.store import ledger, rescue
 from duly.store.dialect import mysql, postgresql, sqlite
 from duly.worker import slot, watch
 from duly.worker.attempt import Attempt
 from duly.worker.duties import Duties
 from duly.worker.executor import Executor
+from duly.worker.marker import Marker
 from duly.worker.pool import Threads
 from duly.worker.pump import Pump
+from tests.faults.launches import launches
 from tests.faults.tasks import CLAIM, aduties, duties, note_down, wait_at_gate
 from tests.faults.unruly import unruly
 
@@ -152,7 +155,7 @@ def finish_unfenced() -> None:
 
     def finish(self: Any, connection: Any, worker: str, job: Any, *, started_at: Any, result: Any) -> None:
         jobs = self.tables.jobs
-        row = self.dialect.remove_one(connection, jobs, jobs.c.id == job.id)
+        row = self.dialect.remove_one(connection, self.dialect.removal(jobs, jobs.c.id == job.id), {})
         if row is None:
             return
         connection.execute(
@@ -199,7 +202,35 @@ def blame_all() -> None:
     Threads.hand_over = hand_over  # type: ignore[method-assign]
 
 
+def leave_no_mark() -> None:
+    """An unrepeatable task is called without a mark."""
+
+    def mark(self: Marker, attempt: Attempt) -> None:
+        attempt.marked = True
+
+    Marker.mark = mark  # type: ignore[method-assign]
+
+
+def ignore_marks() -> None:
+    """A marked job of a dead worker is taken for one that was not started."""
+
+    def unmarked(row: Any) -> Any:
+        return SimpleNamespace(**(dict(row._mapping) | {"started_at": None}))
+
+    death, rescued = rescue.after_death, rescue.after_rescue
+    rescue.after_death = lambda row, *given: death(unmarked(row), *given)
+    rescue.after_rescue = lambda row, **given: rescued(unmarked(row), **given)
+    honest = rescue.Rescue._move
+
+    def move(self: Any, connection: Any, ids: Any, state: Any, **counted: Any) -> None:
+        honest(self, connection, ids, state, **counted, started_at=None)
+
+    rescue.Rescue._move = move  # type: ignore[method-assign]
+
+
 MUTANTS = {
+    "no-mark": leave_no_mark,
+    "mark-ignored": ignore_marks,
     "blame-anyway": blame_anyway,
     "blame-all": blame_all,
     "unfenced-finish": finish_unfenced,
@@ -232,6 +263,6 @@ jobs = Duly(
     url,
     async_engine=create_async_engine(url.replace("sqlite:", "sqlite+aiosqlite:")) if ASYNC else None,
     clock=WrongClock(),
-    include=[duties, unruly, *([aduties] if ASYNC else [])],
+    include=[duties, launches, unruly, *([aduties] if ASYNC else [])],
     queues={"frail": {}, "mail": {}, "reports": {}},
 )

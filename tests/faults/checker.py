@@ -5,6 +5,7 @@
 (c) No claim is started twice; claims rise, and attempts do not go down with them; the ledger has the last one.
 (d) What is in the ledger as succeeded was done by the claim that the ledger names.
 (e) Nothing started before ``run_at`` or after ``expires_at``; nothing ended as succeeded after it.
+(f) What is unrepeatable was done once where its job succeeded, at most once where that is uncertain, else never.
 (g) What was rolled back, and what nobody enqueued, never ran.
 """
 
@@ -78,6 +79,10 @@ class Books:
     """The jobs whose enqueue was committed; whether they are transactional."""
     undone: set[str] = field(default_factory=set)
     """The jobs whose enqueue was rolled back."""
+    unrepeatable: set[str] = field(default_factory=set)
+    """Those of the promised that must not be done twice, whatever happens."""
+    launches: Counter[str] = field(default_factory=Counter)
+    """How often each of these was done, says the journal."""
     starts: list[Start] = field(default_factory=list)
     effects: list[Effect] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
@@ -90,6 +95,7 @@ class Books:
             *self._of_effects(),
             *self._of_claims(calm=calm),
             *self._of_time(),
+            *self._of_launches(),
         ]
 
     # ── (a), (g) ──────────────────────────────────────────────────────────────────────────────
@@ -182,6 +188,19 @@ class Books:
             if row.outcome == "succeeded" and self.promised.get(row.job) and row.ended_at > row.expires_at:
                 yield f"{row.job}: succeeded {row.ended_at - row.expires_at:.3f} s after it had expired"
 
+    # ── (f) ───────────────────────────────────────────────────────────────────────────────────
+
+    def _of_launches(self) -> Iterator[str]:
+        ended = {row.job: row.outcome for row in self.ended}
+        for job in sorted(self.unrepeatable):
+            times, outcome = self.launches[job], ended.get(job)
+            if times > 1:
+                yield f"{job}: is unrepeatable, and was done {times} times"
+            if outcome == "succeeded" and not times:
+                yield f"{job}: succeeded without being done"
+            if times and outcome not in {"succeeded", "uncertain", None}:
+                yield f"{job}: was done, but {outcome}"
+
 
 # ── reading ───────────────────────────────────────────────────────────────────────────────────
 
@@ -189,6 +208,7 @@ class Books:
 def read(database: Database, journal: Path) -> Books:
     """The books as journal and database have them; who enqueued what is for the caller to fill in."""
     return Books(
+        launches=Counter(line["job"] for line in lines(journal) if line["event"] == "launched"),
         starts=[
             Start(
                 *(line[name] for name in ("job", "claim", "attempt", "worker", "at", "run_at", "expires_at"))

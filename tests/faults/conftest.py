@@ -13,7 +13,14 @@ from tests.faults.terminal import Zygote
 from tests.mysql import Server
 from tests.postgresql import Cluster
 
-ABOUT_PROCESSES = {"test_deaths", "test_isolated", "test_limits", "test_signals", "test_supervisor"}
+ABOUT_PROCESSES = {
+    "test_crowd",
+    "test_deaths",
+    "test_isolated",
+    "test_limits",
+    "test_signals",
+    "test_supervisor",
+}
 """Modules in which the database is hardly asked: the short form runs them on an embedded one and on one server."""
 
 

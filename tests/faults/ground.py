@@ -18,6 +18,7 @@ from tests import mysql
 from tests.databases import OTHERS, Database, connect
 from tests.faults import checker
 from tests.faults.checker import Books
+from tests.faults.launches import launches
 from tests.faults.tasks import EFFECTS, aduties, aeffect, duties, effect
 from tests.faults.terminal import PATIENCE, Terminal, Zygote, environment_of, until
 from tests.faults.unruly import unruly
@@ -36,6 +37,7 @@ class Ground:
         self.gates.mkdir()
         self.promised: dict[str, bool] = {}
         self.undone: set[str] = set()
+        self.unrepeatable: set[str] = set()
         self._folder = folder
         self._zygote = zygote
         self._terminals: list[Terminal] = []
@@ -44,7 +46,7 @@ class Ground:
         """The async one, where there is an async engine."""
         if database.name != "sqlite":
             self._bystanders = set(self.sessions())
-        self.app = Duly(database.url, include=[duties, aduties, unruly])
+        self.app = Duly(database.url, include=[duties, aduties, launches, unruly])
         self.app.migrate()
         assert self.app.store.installation  # opened: so close() closes what migrate() has opened
         database.rows(EFFECTS)
@@ -58,7 +60,7 @@ class Ground:
     def reopen(self, **options: Any) -> None:
         """The app anew, with other options."""
         self.app.close()
-        self.app = Duly(self.database.url, include=[duties, aduties, unruly], **options)
+        self.app = Duly(self.database.url, include=[duties, aduties, launches, unruly], **options)
 
     # ── processes ─────────────────────────────────────────────────────────────────────────────
 
@@ -128,6 +130,8 @@ class Ground:
         """These enqueues are committed."""
         for job, call in zip(jobs, calls, strict=True):
             self.promised[job] = call.task.effects == "transactional"
+            if call.task.effects == "unrepeatable":
+                self.unrepeatable.add(job)
 
     def roll_back(self, *calls: Call[Any]) -> None:
         """Enqueue in a transaction of the application's, which is then rolled back."""
@@ -196,6 +200,7 @@ class Ground:
         """What was promised, what ran, and what the database says."""
         books = checker.read(self.database, self.journal)
         books.promised, books.undone = dict(self.promised), set(self.undone)
+        books.unrepeatable = set(self.unrepeatable)
         return books
 
     def check(self, *, calm: bool = False, finished: bool = True) -> Books:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,19 +12,23 @@ from tests.faults.checker import SLACK, Books, Effect, Ended, Start, Unfinished
 
 
 def books() -> Books:
-    """Two jobs: *paid* is transactional and needed two claims, *told* is not and needed one."""
+    """*paid* is transactional and needed two claims, *told* is not and needed one; *shot* is unrepeatable."""
     return Books(
-        promised={"paid": True, "told": False},
+        promised={"paid": True, "told": False, "shot": False},
         undone={"undone"},
+        unrepeatable={"shot"},
+        launches=Counter({"shot": 1}),
         starts=[
             Start("paid", 1, 1, "a", at=10.0, run_at=9.0, expires_at=99.0),
             Start("paid", 2, 2, "b", at=20.0, run_at=19.0, expires_at=99.0),
             Start("told", 1, 1, "a", at=10.0, run_at=9.0, expires_at=99.0),
+            Start("shot", 1, 1, "a", at=10.0, run_at=9.0, expires_at=99.0),
         ],
         effects=[Effect("paid", 2, "b", at=20.0)],
         ended=[
             Ended("paid", "succeeded", 2, 2, "b", ended_at=21.0, expires_at=99.0),
             Ended("told", "succeeded", 1, 1, "a", ended_at=11.0, expires_at=99.0),
+            Ended("shot", "succeeded", 1, 1, "a", ended_at=11.0, expires_at=99.0),
         ],
     )
 
@@ -106,6 +111,19 @@ def late_success(one: Books) -> None:
     one.ended[0] = replace(one.ended[0], ended_at=99.5)
 
 
+def done_twice(one: Books) -> None:
+    one.launches["shot"] = 2
+    one.ended[2] = replace(one.ended[2], outcome="uncertain")
+
+
+def succeeded_and_not_done(one: Books) -> None:
+    one.launches.clear()
+
+
+def done_and_failed(one: Books) -> None:
+    one.ended[2] = replace(one.ended[2], outcome="failed")
+
+
 DISORDERS: dict[Callable[[Books], None], str] = {
     doubled_effect: "paid: its effect happened 2 times",
     missing_effect: "paid: succeeded without its effect",
@@ -126,6 +144,9 @@ DISORDERS: dict[Callable[[Books], None], str] = {
     early_start: "told: started 0.001 s too early",
     late_start: "told: started 2.000 s after it had expired",
     late_success: "paid: succeeded 0.500 s after it had expired",
+    done_twice: "shot: is unrepeatable, and was done 2 times",
+    succeeded_and_not_done: "shot: succeeded without being done",
+    done_and_failed: "shot: was done, but failed",
 }
 
 
@@ -138,6 +159,14 @@ def test_disorder_is_seen(disorder: Callable[[Books], None]) -> None:
     one = books()
     disorder(one)
     assert DISORDERS[disorder] in one.complaints()
+
+
+def test_what_is_uncertain_may_have_been_done_or_not() -> None:
+    one = books()
+    one.ended[2] = replace(one.ended[2], outcome="uncertain")
+    assert one.complaints() == []
+    one.launches.clear()
+    assert one.complaints() == []
 
 
 def test_what_waits_is_not_lost_while_the_run_goes_on() -> None:

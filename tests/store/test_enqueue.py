@@ -53,8 +53,8 @@ def engine(database: Database) -> Any:
 def test_a_new_job_is_written_as_it_is(scene: Scene) -> None:
     job = scene.enqueue(principal="ann", trace="t1", key_id="k1", priority=-9, queue="mail")
     row: Any = scene.row(job.id)
-    written = {name: row[name] for name in job.__slots__}
-    assert written == {name: getattr(job, name) for name in job.__slots__}
+    columns = [name for name in job.__slots__ if name != "keys"]
+    assert {name: row[name] for name in columns} == {name: getattr(job, name) for name in columns}
     assert (row["claim"], row["attempt"], row["deaths"], row["rescues"], row["worker"]) == (0, 0, 0, 0, None)
 
 
@@ -73,7 +73,8 @@ def test_many_are_written_as_one_is(scene: Scene) -> None:
     assert scene.count() == 1001
     for job in (jobs[0], jobs[1], jobs[500], jobs[1000]):
         row: Any = scene.row(job.id)
-        assert {name: row[name] for name in job.__slots__} == {n: getattr(job, n) for n in job.__slots__}
+        columns = [name for name in job.__slots__ if name != "keys"]
+        assert {name: row[name] for name in columns} == {name: getattr(job, name) for name in columns}
 
 
 def test_a_batch_with_an_existing_id_writes_nothing_and_leaves_the_transaction_whole(scene: Scene) -> None:

@@ -199,7 +199,7 @@ def description(connection: Any, names: Names) -> dict[str, Any]:
         ]
         key = seen.get_pk_constraint(table)["constrained_columns"]
         found[table] = (columns, sorted(indexes), key)
-    assert len(found) == 12
+    assert len(found) == 13
     return found
 
 

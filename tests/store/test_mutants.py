@@ -21,6 +21,7 @@ from sqlalchemy.exc import IntegrityError
 from duly.errors import DatabaseBusy
 from duly.store.dialect import mysql_sql
 from duly.store.dialect.mysql_exchange import Claims
+from duly.store.ledger import Ledger
 from duly.store.rescue import Taken
 from duly.store.statements import in_state
 from tests.databases import NAMES, SERVERS
@@ -241,42 +242,44 @@ def put_back_lowers_the_claim(scene: Scene, patch: Patch) -> None:
 
 def finish_without_expiry(scene: Scene, patch: Patch) -> None:
     """The worker's own clock, which stands still."""
-    ledger: Any = scene.store.ledger
+    dialect, stopped = scene.store.dialect, datetime(2000, 1, 1, tzinfo=UTC)
+    table = scene.store.tables.executions
 
     class Stopped:
-        clock = literal(datetime(2000, 1, 1, tzinfo=UTC), scene.store.tables.jobs.c.run_at.type)
+        clock = literal(stopped, table.c.ended_at.type)
 
         def __getattr__(self, name: str) -> Any:
-            return getattr(scene.store.dialect, name)
+            return getattr(dialect, name)
 
-    patch.setattr(ledger, "dialect", Stopped())
+    standing = Ledger(scene.store.tables, Stopped())  # type: ignore[arg-type]
+    patch.setattr(scene.store.ledger, "_fence", standing._fence)
     if scene.mysql:
-        honest = scene.store.dialect.insert_unless_there
-        stopped = datetime(2000, 1, 1, tzinfo=UTC)
-        patch.setattr(scene.store.dialect, "insert_unless_there", lambda *row: honest(*row) and stopped)
+        honest = dialect.enter
+        patch.setattr(dialect, "enter", lambda *row: honest(*row) and stopped)
+    else:
+        entry = dialect.insert_or_ignore(table).values(ended_at=Stopped.clock).returning(table.c.ended_at)
+        patch.setattr(scene.store.ledger, "_entry", entry)
 
 
 def transactional_finish_past_the_ledger(scene: Scene, patch: Patch) -> None:
     """The ledger's row is overwritten instead of refused."""
+    table, now = scene.store.tables.executions, datetime.now(UTC)
     if scene.mysql:
-        now = datetime.now(UTC)
 
-        def over(connection: Any, table: Any, row: dict[str, Any]) -> datetime:
-            written = mysql.insert(table).values(**row).on_duplicate_key_update({"worker": "another"})
-            connection.execute(written)
+        def over(connection: Any, _: Any, row: dict[str, Any]) -> datetime:
+            written = mysql.insert(table).values(ended_at=now, **row)
+            connection.execute(written.on_duplicate_key_update({"worker": "another"}))
             return now
 
-        patch.setattr(scene.store.dialect, "insert_unless_there", over)
+        patch.setattr(scene.store.dialect, "enter", over)
         return
     if scene.sqlite:
         from sqlalchemy.dialects.sqlite import insert as upsert
     else:
         from sqlalchemy.dialects.postgresql import insert as upsert  # type: ignore[assignment]
-
-    def overwrite(table: Any) -> Any:
-        return upsert(table).on_conflict_do_update(index_elements=["job_id"], set_={"worker": "another"})
-
-    patch.setattr(scene.store.dialect, "insert_or_ignore", overwrite)
+    over_it = upsert(table).on_conflict_do_update(index_elements=["job_id"], set_={"worker": "another"})
+    entry = over_it.values(ended_at=scene.store.dialect.clock).returning(table.c.ended_at)
+    patch.setattr(scene.store.ledger, "_entry", entry)
 
 
 def transactional_finish_without_claim(scene: Scene, patch: Patch) -> None:
@@ -294,17 +297,17 @@ def transactional_finish_without_claim(scene: Scene, patch: Patch) -> None:
 
 def insert_again_without_the_second_look(scene: Scene, patch: Patch) -> None:
     jobs: Any = scene.store.jobs
-    honest, looks = jobs._digests_ended, []
+    honest, looks = jobs.digests_ended, []
 
     def first_look_only(connection: Any, ids: Any) -> Any:
         looks.append(ids)
         return honest(connection, ids) if len(looks) == 1 else {}
 
-    patch.setattr(jobs, "_digests_ended", first_look_only)
+    patch.setattr(jobs, "digests_ended", first_look_only)
 
 
 def insert_again_without_a_look(scene: Scene, patch: Patch) -> None:
-    patch.setattr(scene.store.jobs, "_digests_ended", lambda connection, ids: {})
+    patch.setattr(scene.store.jobs, "digests_ended", lambda connection, ids: {})
 
 
 def rescue_in_one_step(scene: Scene, patch: Patch) -> None:

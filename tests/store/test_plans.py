@@ -17,8 +17,10 @@ from uuid import uuid4
 import psycopg
 from sqlalchemy import event
 
+from duly.model.pruning import Keep
 from duly.model.report import Ended, PutBack, Released, Succeeded
 from duly.model.states import Outcome
+from duly.model.wanted import Wanted
 from duly.store import Store
 from tests.store.scene import LEASE, Scene, new_job, now, succeeded
 
@@ -37,7 +39,7 @@ FROM {numbers}
 FILL_LEDGER = """
 INSERT INTO duly_executions (job_id, origin, task, queue, fingerprint, priority, outcome, claim, attempts, deaths,
                              rescues, enqueued_at, run_at, ended_at, expires_at, digest)
-SELECT {id}, {id}, 'tests.task', 'q' || (n % 5), 'f', 0, 'succeeded', 1, 1, 0, 0, {now}, {now}, {now}, {now}, {bytes}
+SELECT {id}, {id}, 'tests.task', 'q' || (n % 5), 'f', 0, 'succeeded', 1, 1, 0, 0, {now}, {now}, {run_at}, {now}, {bytes}
 FROM {numbers}
 """
 FILL_ATTEMPTS = """
@@ -73,6 +75,7 @@ Act = Callable[[Scene, Any, list[Any]], Any]
 
 JOBS = [new_job() for _ in range(100)]
 STARTED = now()
+KEEP = Keep.days(7, 30, 30)
 
 ACTS: dict[str, Act] = {
     "exchange_one": lambda s, c, held: s.store.jobs.exchange(
@@ -106,9 +109,15 @@ ACTS: dict[str, Act] = {
     "status": lambda s, c, held: s.store.ledger.status(c, JOBS[0].id),
     "attempts": lambda s, c, held: s.store.ledger.attempts(c, JOBS[0].id),
     "insert_again": lambda s, c, held: s.store.jobs.insert_again(c, JOBS),
+    "prune look": lambda s, c, held: s.store.prune.look(c, KEEP, STARTED),
+    "prune": lambda s, c, held: s.store.prune.round(c, KEEP),
+    "ledger": lambda s, c, held: s.store.ledger.page(c, Wanted(), before=None, limit=20),
+    "ledger of failed": lambda s, c, held: s.store.ledger.page(
+        c, Wanted(outcome=Outcome.FAILED), before=None, limit=20
+    ),
 }  # fmt: skip
 
-OF_CLIENTS = {"status", "attempts", "insert_again", "cancel", "claim_one"}
+OF_CLIENTS = {"status", "attempts", "insert_again", "cancel", "claim_one", "ledger", "ledger of failed"}
 """What is not said through a worker's line."""
 
 TABLES = ("jobs", "executions", "attempts")
@@ -272,6 +281,8 @@ SQLITE_INDEXES = {
     "exchange_one": "duly_jobs_claim", "exchange_several": "duly_jobs_claim", "waiting_queues": "duly_jobs_claim",
     "upkeep": "duly_jobs_scheduled", "promote": "duly_jobs_scheduled", "expire": "duly_jobs_expiring",
     "held_by": "duly_jobs_running", "offer_again": "duly_jobs_running",
+    "prune look": "duly_executions_expiring", "prune": "duly_executions_ended",
+    "ledger": "duly_executions_ended", "ledger of failed": "duly_executions_troubled",
 }  # fmt: skip
 
 

@@ -69,13 +69,15 @@ def reads_it_all(line: dict[str, Any]) -> bool:
     """A table, or an index of it, from one end to the other; the first to expire is taken from its index's end."""
     if line["table"] not in TABLES or line["key"] == "duly_jobs_expiring":
         return False
+    if line["key"] == "duly_executions_ended" and line["type"] == "index":
+        return False  # the newest, from its other end
     return line["type"] in {"ALL", "index"} and int(line["rows"] or 0) > 1000
 
 
 BY = {
     "exchange_one": "duly_jobs_claim", "exchange_several": "duly_jobs_claim", "waiting_queues": "duly_jobs_claim",
     "upkeep": "duly_jobs_expiring", "promote": "duly_jobs_scheduled", "expire": "duly_jobs_expiring",
-    "held_by": "duly_jobs_running", "offer_again": "duly_jobs_running",
+    "held_by": "duly_jobs_running", "offer_again": "duly_jobs_running", "prune": "duly_executions_ended",
 }  # fmt: skip
 
 

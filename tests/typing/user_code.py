@@ -227,6 +227,34 @@ async def abuy(session: AsyncSession, connection: AsyncConnection) -> None:
     fetch("https://").upper()  # wrong: it was not awaited
 
 
+# ── what a task asks of its context ───────────────────────────────────────────────────────────
+
+
+def rate(item: str, *, days: int = 1) -> float:
+    return len(item) / days
+
+
+async def arate(item: str) -> float:
+    return rate(item)
+
+
+def steps(ctx: Context) -> None:
+    assert_type(ctx.step("rate", rate, "lamp", days=2), float)
+    assert_type(ctx.once("key"), bool)
+    assert_type(ctx.deadline, datetime)
+    assert_type(ctx.remaining(), timedelta)
+    ctx.step("rate", rate, 1)  # wrong: an argument of another type
+    ctx.step("rate", rate, "lamp", weeks=2)  # wrong: no such argument
+    ctx.once("key", keep=5)  # wrong: a time is a timedelta
+
+
+async def asteps(ctx: Context) -> None:
+    assert_type(await ctx.astep("rate", arate, "lamp"), float)
+    assert_type(await ctx.astep("rate", rate, "lamp", days=2), float)
+    assert_type(await ctx.aonce("key", keep=timedelta(days=1)), bool)
+    await ctx.astep("rate", arate, 1)  # wrong: an argument of another type
+
+
 # ── tests ─────────────────────────────────────────────────────────────────────────────────────
 
 with jobs.inline():

@@ -192,3 +192,32 @@ def test_a_handle_is_made_of_an_id_or_its_text() -> None:
     assert app.handle(job) == app.handle(str(job)) == app.handle(job.hex)
     with pytest.raises(ValueError, match="UUID"):
         app.handle("not an id")
+
+
+# ── strict ────────────────────────────────────────────────────────────────────────────────────
+
+
+def nothing_said() -> None: ...
+
+
+def test_a_strict_app_takes_no_task_that_does_not_state_its_effects() -> None:
+    app = Duly("sqlite:///a.db", strict=True)
+    with pytest.raises(
+        DeclarationError, match=r"test_app\.nothing_said .*does not state its effects.*add effects="
+    ):
+        app.task(nothing_said)
+    assert app.tasks == ()
+    app.task(effects="idempotent")(nothing_said)
+    Duly("sqlite:///a.db").task(nothing_said)
+
+
+def test_nor_one_that_comes_with_a_router() -> None:
+    before, after, inner = Tasks(), Tasks(), Tasks()
+    before.task(nothing_said)
+    with pytest.raises(DeclarationError, match="this app is strict"):
+        Duly("sqlite:///a.db", include=[before], strict=True)
+    app = Duly("sqlite:///a.db", include=[after], strict=True)
+    after.include(inner)
+    with pytest.raises(DeclarationError, match="this app is strict"):
+        inner.task(nothing_said)
+    assert [router.tasks for router in (app, after, inner)] == [(), (), ()]

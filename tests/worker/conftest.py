@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.databases import Database
+from tests.databases import SERVERS, Database
 from tests.worker.play import play, some  # noqa: F401 - fixtures
 from tests.worker.stage import Gate, Stage
 
@@ -22,6 +22,14 @@ def stage(database: Database) -> Iterator[Stage]:
 def postgresql(postgresql_database: Database) -> Iterator[Stage]:
     """A stage on PostgreSQL alone: heartbeats, and two writers at a time."""
     stage = Stage(postgresql_database)
+    yield stage
+    stage.close()
+
+
+@pytest.fixture(params=SERVERS)
+def server(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """A stage on each database that lets two write at a time."""
+    stage = Stage(request.getfixturevalue(f"{request.param}_database"))
     yield stage
     stage.close()
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, select, text
+from sqlalchemy import create_engine, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 from sqlalchemy.pool import NullPool
@@ -26,6 +26,7 @@ from duly.store.tasktransaction import _Steps
 from duly.task.context import Cancellation
 from duly.worker.attempt import Attempt
 from duly.worker.executor import Executor
+from duly.worker.verdict import MOST_PASSING
 from duly.worker.writeturn import WriteTurn
 from tests.databases import Database
 from tests.worker.stage import PATIENCE, App, Stage
@@ -196,13 +197,15 @@ def play(app: App, kind: str, error: Exception | None = None) -> Any:
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 @pytest.mark.parametrize("error", [DatabaseBusy, DatabaseUnavailable])
-def test_a_database_error_of_the_tasks_own_uses_an_attempt(
+def test_a_database_error_of_the_tasks_own_uses_an_attempt_when_it_came_ten_times(
     stage: Stage, kind: str, error: type[Exception]
 ) -> None:
     """It may come from an enqueue that forgot its session: put back uncounted, it would come for ever."""
     stage.make_effects()
     app = stage.app(async_engine=async_engine_on(stage.database))
     job = play(app, kind, error("from the body")).enqueue()
+    with app.store.engine.begin() as connection:
+        connection.execute(update(app.store.tables.jobs).values(transients=MOST_PASSING))
     turned = stage.turned(app, threads=1)
     turned.until_ended(job)
     assert (job.outcome, job.attempts) == ("failed", 1)

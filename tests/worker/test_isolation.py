@@ -18,7 +18,7 @@ from duly.model.events import Notice
 from duly.model.report import Died, Ended, PutBack, Released, Report, Succeeded
 from duly.task.context import Stop
 from duly.worker import isolation
-from duly.worker.cell import Cell
+from duly.worker.cell import Cell, CellExecutor
 from duly.worker.executor import Executor
 from duly.worker.isolation import Isolation
 from duly.worker.nursery import Nurse
@@ -220,6 +220,76 @@ def test_threads_in_a_nursery_are_warned_of(sqlite: Stage, monkeypatch: pytest.M
     thread.join()
     (notice,) = app.journal.of(Notice)
     assert "exporter" in notice.text
+
+
+# ── unrepeatable ──────────────────────────────────────────────────────────────────────────────
+
+
+class Closed(Exception):
+    """Raised before anything was done."""
+
+
+@pytest.mark.parametrize(
+    ("does", "outcome"),
+    [
+        ("return", "succeeded"),
+        ("raise", "uncertain"),
+        ("leave", "uncertain"),
+        ("stay", "uncertain"),
+        ("close", None),
+    ],
+)
+def test_what_is_unrepeatable_is_marked_in_its_cell(
+    sqlite: Stage, ward: Wards, monkeypatch: pytest.MonkeyPatch, does: str, outcome: str | None
+) -> None:
+    monkeypatch.setattr(isolation, "AFTER_TIME", 0.1)
+    app = sqlite.app()
+
+    @app.task(
+        isolated=True, effects="unrepeatable", retry_on=(Closed,), max_run_time=5 if does != "stay" else 0.2
+    )
+    def launch(*, ctx: Context = given) -> None:
+        assert sqlite.row(app, ctx.job_id)["started_at"] is not None  # type: ignore[index]
+        if does == "raise":
+            raise ValueError
+        if does == "leave":
+            os._exit(3)
+        if does == "close":
+            raise Closed
+        if does == "stay":
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGURG})
+            threading.Event().wait()
+
+    cells = ward(app)
+    job = launch.enqueue()
+    report = cells.run(job)
+    with app.store.writing() as connection:
+        app.store.jobs.exchange(connection, "w1", [report], ("",), 0)
+    assert sqlite.outcome(app, job) == outcome
+    row = sqlite.row(app, job)
+    if outcome is None:
+        assert row is not None
+        assert (row["state"], row["attempt"], row["started_at"]) == ("scheduled", 1, None)
+
+
+def test_a_cell_that_is_lost_after_its_mark_leaves_the_job_uncertain(
+    sqlite: Stage, ward: Wards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker has not heard that the task began, so it gives the job back; the row knows better."""
+    app = sqlite.app()
+
+    @app.task(isolated=True, effects="unrepeatable")
+    def launch() -> None:
+        raise AssertionError("it ran")
+
+    monkeypatch.setattr(CellExecutor, "_confined", lambda *_: os._exit(4))
+    cells = ward(app)
+    job = launch.enqueue()
+    report = cells.run(job)
+    assert_put_back(report)
+    with app.store.writing() as connection:
+        app.store.jobs.exchange(connection, "w1", [report], ("",), 0)
+    assert sqlite.outcome(app, job) == "uncertain"
 
 
 # ── without a nursery ─────────────────────────────────────────────────────────────────────────

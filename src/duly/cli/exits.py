@@ -4,8 +4,9 @@
 code meaning
 ==== ========================================================================================
 0    done
-1    the answer is no: waited too long, no such job, nothing to cancel, or workers were cut off
+1    the answer is no: waited too long, no such job, tasks with gaps, or workers were cut off
 2    wrong usage, configuration or database; one line on stderr says the remedy
+3    the prover cannot tell
 70   a fault in Duly or in the application's modules; a traceback is on stderr
 130  interrupted by Ctrl-C
 ==== ========================================================================================
@@ -24,6 +25,7 @@ from duly.observe.text import one_line
 DONE: Final = 0
 NO: Final = 1
 WRONG: Final = 2
+CANNOT_TELL: Final = 3
 FAULT: Final = 70
 INTERRUPTED: Final = 130
 

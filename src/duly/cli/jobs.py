@@ -1,4 +1,4 @@
-"""Looking after one job: ``duly job``, ``retry`` and ``cancel``."""
+"""Looking after one job: ``duly job``, ``retry``, ``resolve`` and ``cancel``."""
 
 from __future__ import annotations
 
@@ -34,10 +34,14 @@ def add_to(program: typer.Typer) -> None:
     """Put the commands into the program."""
     add(program, "Jobs", job, f"duly job {_SOME_ID}", f"duly job {_SOME_ID} --traceback")
     add(program, "Jobs", retry, f"duly retry {_SOME_ID}")
+    add(
+        program, "Jobs", resolve, f"duly resolve {_SOME_ID} --failed --reason 'the bank has no such transfer'"
+    )
     add(program, "Jobs", cancel, f"duly cancel {_SOME_ID}")
 
 
-def _read_id(text: str) -> UUID:
+def read_id(text: str) -> UUID:
+    """The id of a job, as somebody typed it."""
     try:
         return job_id(text)
     except ValueError:
@@ -51,7 +55,7 @@ def job(
     identity: JobArgument, app: AppOption = None, traceback: TracebackOption = False, json: JsonOption = False
 ) -> None:
     """Show one job: where it stands, and what went wrong."""
-    wanted = _read_id(identity)
+    wanted = read_id(identity)
     with opened(app) as found:
         status, attempts, now = (
             found.manage.job(wanted),
@@ -105,8 +109,18 @@ def _job(status: JobStatus, now: datetime) -> Table:
             "Expires": show.moment(status.expires_at, now) if status.outcome is None else None,
             "Origin": str(status.origin) if status.origin != status.id else None,
             "Principal": status.principal,
+            "Resolved": _resolution(status, now),
         }
     )
+
+
+def _resolution(status: JobStatus, now: datetime) -> str | None:
+    found = status.resolution
+    if found is None:
+        return None
+    verdict = f"again, as {found.again}" if found.again else str(found.verdict)
+    reason = f": {found.reason}" if found.reason else ""
+    return f"{verdict}, by {found.actor}, {show.moment(found.at, now)}{reason}"
 
 
 def _attempts(attempts: list[AttemptInfo]) -> Table:
@@ -123,7 +137,7 @@ def _traceback(attempt: AttemptInfo) -> list[str]:
     return [one_line(line) for line in text.splitlines()] or ["  no traceback was kept"]
 
 
-# ── retry, cancel ─────────────────────────────────────────────────────────────────────────────
+# ── retry, resolve, cancel ────────────────────────────────────────────────────────────────────
 
 
 def retry(identity: JobArgument, app: AppOption = None, json: JsonOption = False) -> None:
@@ -132,7 +146,7 @@ def retry(identity: JobArgument, app: AppOption = None, json: JsonOption = False
     For jobs that ended failed, uncertain or rejected: of the others no arguments are kept. Asked twice,
     it makes one job.
     """
-    wanted = _read_id(identity)
+    wanted = read_id(identity)
     with opened(app) as found:
         fresh = found.manage.retry(wanted, actor=actor())
     if json:
@@ -141,12 +155,47 @@ def retry(identity: JobArgument, app: AppOption = None, json: JsonOption = False
         show.say(f"enqueued again as {fresh.id}")
 
 
+def resolve(
+    identity: JobArgument,
+    succeeded: Annotated[
+        bool, typer.Option("--succeeded", metavar=FLAG, help="Its effect is there.")
+    ] = False,
+    failed: Annotated[bool, typer.Option("--failed", metavar=FLAG, help="Its effect is not there.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", metavar=FLAG, help="Its effect is not there: enqueue it again.")
+    ] = False,
+    reason: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="How you know, for the record.", show_default=False)
+    ] = None,
+    app: AppOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Say what became of a job that ended uncertain.
+
+    The first verdict stands. The outcome in the ledger stays uncertain, with the verdict beside it.
+    """
+    wanted = read_id(identity)
+    said = [
+        word for word, chosen in (("succeeded", succeeded), ("failed", failed), ("again", again)) if chosen
+    ]
+    if len(said) != 1:
+        raise Usage("say what became of it: one of --succeeded, --failed, --again")
+    with opened(app) as found:
+        resolution = found.manage.resolve(wanted, said[0], reason=reason, actor=actor())
+    if json:
+        show.as_json({"id": str(wanted), **resolution.public()})
+    elif resolution.again:
+        show.say(f"resolved {wanted}: enqueued again as {resolution.again}")
+    else:
+        show.say(f"resolved {wanted}: {resolution.verdict}")
+
+
 def cancel(identity: JobArgument, app: AppOption = None, json: JsonOption = False) -> int:
     """Cancel a job: at once if it waits; if it runs, its worker is asked to stop it.
 
     A job that has ended is left as it is, and the exit code is 1.
     """
-    wanted = _read_id(identity)
+    wanted = read_id(identity)
     with opened(app) as found:
         cancelled = found.manage.cancel(wanted, actor=actor())
         status = found.manage.job(wanted)

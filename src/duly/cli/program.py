@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from duly.cli import jobs, queues, setting_up, work
+from duly.cli import audit, jobs, ledger, prove, queues, setting_up, work
 from duly.cli.exits import DONE, exit_code_of
 from duly.cli.options import FLAG, unwrapped
 
@@ -15,8 +15,10 @@ _EPILOG = """\
 Exit codes:
   0    done
   1    the answer is no: a job waits too long, is not there, cannot be
-       cancelled or retried; or a worker was cut off
+       cancelled, retried or resolved; tasks have gaps (audit --strict);
+       or a worker was cut off
   2    wrong usage, configuration or database: one line on stderr says more
+  3    the prover cannot tell
   70   a fault in Duly or in your modules: a traceback is on stderr
   130  interrupted
 
@@ -63,7 +65,7 @@ def before_the_command(
 
 
 program.callback(help=unwrapped(before_the_command))(before_the_command)
-for room in (work, queues, jobs, setting_up):
+for room in (work, queues, jobs, ledger, audit, prove, setting_up):
     room.add_to(program)
 
 

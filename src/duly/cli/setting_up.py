@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -64,7 +63,7 @@ def tasks(app: AppOption = None, json: JsonOption = False) -> None:
     table = show.table("Task", "Queue", "Effects", "Kind", "Where")
     for row in rows:
         table.add_row(
-            row["name"], row["queue"], row["effects"] or show.NOTHING, row["kind"], _near(row["where"])
+            row["name"], row["queue"], row["effects"] or show.NOTHING, row["kind"], show.near(row["where"])
         )
     show.console().print(table)
 
@@ -77,12 +76,6 @@ def _task(app: Duly, task: Task[..., Any]) -> dict[str, Any]:
         "kind": "async" if task.signature.is_async else "sync",
         "where": task.where,
     }
-
-
-def _near(where: str) -> str:
-    """A place, from the current directory where it is inside."""
-    path = Path(where)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else where
 
 
 # ── keys ──────────────────────────────────────────────────────────────────────────────────────

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -86,6 +87,12 @@ def count(number: int, *, bad: bool = False) -> RenderableType:
 def age(span: timedelta | None) -> str:
     """A duration that is never below nothing: clocks of a database and its transactions differ a little."""
     return NOTHING if span is None else duration(timedelta(seconds=round(max(span.total_seconds(), 0), 1)))
+
+
+def near(where: str) -> str:
+    """A place, from the current directory where it is inside."""
+    path = Path(where)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else where
 
 
 def moment(at: datetime | None, now: datetime) -> str | None:

@@ -6,6 +6,7 @@ when it runs) and the options that travel with the call, only those that are set
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -40,6 +41,8 @@ class SealedOptions(NamedTuple):
     retry: Backoff | None = None
     max_run_time: timedelta | None = None
     keep_result: bool | None = None
+    unique: tuple[str, str | float] | None = None
+    """The unique key that the job took, as it is stored, and its scope; a retry by hand takes it again."""
 
 
 class _Stored(TypedDict, total=False):
@@ -49,6 +52,7 @@ class _Stored(TypedDict, total=False):
     retry: Backoff
     max_run_time: timedelta
     keep_result: bool
+    unique: tuple[str, str | float]
 
 
 _NO_OPTIONS = SealedOptions()
@@ -72,6 +76,11 @@ class Arguments:
         """16 hex digits, the same in every process, for names, requiredness and types together."""
         return fingerprint_of([(each, self._required[each], kind) for each, kind in self._hints.items()])
 
+    @property
+    def described(self) -> dict[str, str]:
+        """Names and types, as a signature has them."""
+        return {each: written(kind, required=self._required[each]) for each, kind in self._hints.items()}
+
     def dump(self, values: Mapping[str, Any], options: SealedOptions, limits: Limits) -> bytes:
         """The body of a call, the same bytes for the same call in every process.
 
@@ -85,9 +94,13 @@ class Arguments:
         return self._codec.write(values, {"o": stored}, limits)
 
     def load(self, body: bytes) -> tuple[dict[str, Any], SealedOptions]:
-        """The arguments and options of a body; ``ArgumentsMisfit`` when they do not fit this declaration."""
+        """The arguments and options of a body; ``ArgumentsMisfit`` when they do not fit this declaration.
+
+        Without the unique key, which is nothing to an attempt; see ``unique_in``.
+        """
         parts = self._codec.read(body)
         stored = parts["o"]
+        stored.pop("unique", None)
         return parts["a"], SealedOptions(**stored) if stored else _NO_OPTIONS
 
     def _build(self) -> Codec:
@@ -117,6 +130,17 @@ class Arguments:
 def declared(kind: Any) -> Any:
     """A type hint as it is meant: where there is none, anything that JSON holds."""
     return Any if kind is Parameter.empty else kind
+
+
+def unique_in(body: bytes) -> tuple[str, str | float] | None:
+    """The unique key of a body that was opened, and its scope; None where it has none."""
+    found = json.loads(body)["o"].get("unique")
+    return None if found is None else (found[0], found[1])
+
+
+def written(kind: Any, *, required: bool) -> str:
+    """A type as a signature has it, with ``= …`` where the argument may be left out."""
+    return formatannotation(kind).replace("typing.", "") + ("" if required else " = …")
 
 
 def _set(options: SealedOptions) -> dict[str, Any]:

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 from uuid import UUID
 
-from duly.client import Client
 from duly.envelope.trouble import Trouble
-from duly.errors import EnvelopeError, JobNotFound, JobNotRetryable
-from duly.manage.desk import Desk, cancel
-from duly.manage.desk import Home as DeskHome
+from duly.errors import EnvelopeError, JobNotFound
+from duly.manage.again import Again
+from duly.manage.desk import cancel
+from duly.manage.home import Home
 from duly.model.ids import derived_id
-from duly.model.job import JobStatus, NewJob
-from duly.model.states import Outcome, State
+from duly.model.job import JobStatus
+from duly.model.pruning import Keep, Pruned
+from duly.model.resolution import Resolution, Verdict
+from duly.model.states import Outcome
+from duly.model.wanted import Wanted
 from duly.task.handle import JobHandle
 
-if TYPE_CHECKING:
-    from duly.task.task import Task
-
-
-class Home(DeskHome, Protocol):
-    """What management needs of its app."""
-
-    client: Client
-    desk: Desk
+LONGEST_CHAIN = 100
+"""Manual retries of one origin that the ledger is searched for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +91,7 @@ class Manage:
 
     def __init__(self, home: Home) -> None:
         self._home = home
+        self._again = Again(home)
 
     # ── looking ───────────────────────────────────────────────────────────────────────────────
 
@@ -174,6 +172,47 @@ class Manage:
             (q for q in self.queues() if q.age is not None), key=lambda q: q.age or timedelta(0), default=None
         )
 
+    def ledger(
+        self,
+        *,
+        task: str | None = None,
+        queue: str | None = None,
+        outcome: Outcome | str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        origin: UUID | None = None,
+        before: UUID | None = None,
+        limit: int = 50,
+    ) -> list[JobStatus]:
+        """Ended jobs, the last ended first: those that ended from *since* on and before *until*, both aware.
+
+        *origin* is any job of a chain of manual retries: then its jobs alone. *before* is the last job of the
+        page before this one; ``JobNotFound`` where the ledger does not have it. Arguments, results and errors
+        are not among what comes back.
+        """
+        wanted = Wanted(
+            task=task,
+            queue=queue,
+            outcome=None if outcome is None else Outcome(outcome),
+            since=since,
+            until=until,
+            jobs=None if origin is None else list(self._chain(origin)),
+        )
+        store = self._home.store
+        with store.reading() as connection:
+            found = store.ledger.page(connection, wanted, before=before, limit=limit)
+        if found is None:
+            raise JobNotFound(f"there is no job {before} in the ledger: not ended, or pruned; begin anew")
+        return found
+
+    def _chain(self, job: UUID) -> Iterator[UUID]:
+        """The ids of a job's origin and of its manual retries, each derived from the one before."""
+        status = self._home.desk.look(job)
+        one = job if status is None else status.origin
+        for _ in range(LONGEST_CHAIN):
+            yield one
+            one = derived_id(one, "retry")
+
     # ── changing ──────────────────────────────────────────────────────────────────────────────
 
     def cancel(self, job: UUID, *, actor: str = "operator") -> bool:
@@ -201,48 +240,39 @@ class Manage:
     def retry(self, job: UUID, *, actor: str = "operator") -> JobHandle[Any]:
         """Enqueue an ended job again, as a new job with the same origin; a second call finds the first retry.
 
-        ``JobNotRetryable`` says why one cannot be: it has not ended, succeeded, or kept no envelope.
+        A job that ended ``uncertain`` is thereby resolved: to be tried again. ``JobNotRetryable`` says why one
+        cannot be: it has not ended, succeeded, or kept no envelope.
         """
-        status = self.job(job)
-        fresh = self._retry_of(status)
-        handle: JobHandle[Any] = JobHandle(fresh.id, self._home.desk)
-        if self._home.desk.look(fresh.id) is not None:
-            return handle
-        store = self._home.store
-        with store.tending() as connection:
-            store.jobs.insert_again(connection, [fresh])  # two clicks at once still make one job
-            store.audit.note(connection, actor, "retried", [job], f"as {fresh.id}")
-        return handle
+        return JobHandle(self._again.retry(self.job(job), actor), self._home.desk)
 
-    def _retry_of(self, status: JobStatus) -> NewJob:
-        if status.outcome is None:
-            raise JobNotRetryable(f"job {status.id} has not ended ({status.state}); it is retried by itself")
-        if status.outcome is Outcome.SUCCEEDED:
-            raise JobNotRetryable(f"job {status.id} succeeded; enqueue a new job instead")
-        if status.envelope is None:
-            raise JobNotRetryable(
-                f"job {status.id} ended {status.outcome}, after which no arguments are kept; enqueue it anew"
-            )
-        try:
-            body = self._home.sealer.open("arguments", status.binding, status.envelope)
-        except EnvelopeError as error:
-            raise JobNotRetryable(f"job {status.id} cannot be opened here: {error}") from error
-        now = self._home.store.clock.now()
-        return self._home.client.row(
-            body=body,
-            identity=derived_id(status.id, "retry"),
-            origin=status.origin,
-            task=status.task,
-            fingerprint=self._fingerprint(status),
-            queue=status.queue,
-            priority=status.priority,
-            state=State.AVAILABLE,
-            run_at=now,
-            enqueued_at=now,
-            expires_at=now + (status.expires_at - status.enqueued_at),
-            principal=status.principal,
-        )
+    def resolve(
+        self, job: UUID, verdict: Verdict | str, *, reason: str | None = None, actor: str = "operator"
+    ) -> Resolution:
+        """Say what became of a job that ended ``uncertain``; with *again*, retry it as ``retry`` does.
 
-    def _fingerprint(self, status: JobStatus) -> str:
-        task: Task[..., Any] | None = self._home.find(status.task)
-        return "" if task is None else task.signature.arguments.fingerprint
+        The first verdict stands, and is the answer to a second call with the same one. ``JobNotResolvable``
+        where the job did not end so, or another verdict stands; ``JobNotRetryable`` with *again*, where it
+        cannot be retried.
+        """
+        return self._again.resolve(self.job(job), Verdict(verdict), reason, actor)
+
+    def prune(self, *, dry_run: bool = False, actor: str = "operator") -> Pruned:
+        """Do at once what workers do by and by: empty and remove what was kept for long enough; how much it was.
+
+        With *dry_run* it is only counted.
+        """
+        store, settings = self._home.store, self._home.settings
+        keep = Keep.days(settings.keep_succeeded, settings.keep_failed, settings.keep_other)
+        if dry_run:
+            with store.reading() as connection:
+                return store.prune.count(connection, keep)
+        done, more = Pruned(), True
+        while more:
+            with store.tending() as connection:
+                some = store.prune.round(connection, keep, patient=True)
+            done, more = replace(done + some, more=False), some.more
+        if done != Pruned():
+            what = f"{done.emptied} emptied, {done.removed} removed"
+            with store.tending() as connection:
+                store.audit.note(connection, actor, "pruned", [None], what)
+        return done

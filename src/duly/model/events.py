@@ -63,7 +63,7 @@ class JobRetried(Event):
 
 @dataclass(frozen=True, slots=True)
 class JobPutBack(Event):
-    """A job waits again without an attempt used: snoozed, or not runnable here (then ``problem``)."""
+    """A job waits again without an attempt used: snoozed, after a passing fault, or not runnable here (``problem``)."""
 
     id: UUID
     task: str

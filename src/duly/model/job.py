@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, NamedTuple
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
+from duly.model.resolution import Resolution
 from duly.model.states import Outcome, State
+
+if TYPE_CHECKING:
+    from duly.model.unique import Key
 
 HOLDS_TO_CLAIM, HOLDS_TO_END = 1, 2
 """Bits of ``holds``: the job has keys that are released by its first claim, or by its end."""
@@ -23,6 +27,14 @@ class Binding(NamedTuple):
     principal: str | None
     enqueued_at: datetime
     expires_at: datetime
+
+
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def step_binding(origin: UUID, task: str, name: str) -> Binding:
+    """What the result of a durable step is sealed to, under a label of its own: it belongs to the origin."""
+    return Binding(origin, origin, task, name, None, _NEVER, _NEVER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +58,8 @@ class NewJob:
     trace: str | None = None
     holds: int = 0
     """``HOLDS_TO_CLAIM``, ``HOLDS_TO_END``: which of its keys others may not have meanwhile."""
+    keys: tuple[Key, ...] = ()
+    """The keys that it takes; no column of its row."""
 
     @property
     def binding(self) -> Binding:
@@ -114,6 +128,8 @@ class JobStatus:
     error: bytes | None = None
     envelope: bytes | None = None
     started_at: datetime | None = None
+    resolution: Resolution | None = None
+    """What a person found out, where it ended ``uncertain``."""
 
     @property
     def binding(self) -> Binding:
@@ -142,4 +158,5 @@ class JobStatus:
             "started_at": self.started_at and self.started_at.isoformat(),
             "ended_at": self.ended_at and self.ended_at.isoformat(),
             "principal": self.principal,
+            "resolution": self.resolution and self.resolution.public(),
         }

@@ -11,17 +11,20 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, cast, get_args
 from uuid import UUID
 
 from duly.errors import ConfigurationError, EnqueueError
-from duly.model.names import check_name
+from duly.model.names import LONGEST_NAME, check_name
 from duly.model.retry import Backoff
+from duly.model.unique import OnConflict, Scope, Unique
 
 Effects = Literal["transactional", "idempotent", "unrepeatable"]
 
 LOWEST_PRIORITY, HIGHEST_PRIORITY = -32_768, 32_767
 MOST_ATTEMPTS = 1_000
+LONGEST_KEY = 1_000
+"""Characters of an ``idempotency_key=``."""
 
 
 class QueueOptions(TypedDict, total=False):
@@ -38,11 +41,21 @@ class QueueOptions(TypedDict, total=False):
     keep_result: bool
 
 
-class CallOptions(QueueOptions, total=False):
-    """Options of a call: those of a queue, the queue itself, and the job's id where the caller makes it."""
+class UniqueOptions(TypedDict, total=False):
+    """Options that a task and a call may set: whether there may be several such jobs at a time."""
+
+    unique: Unique
+    unique_scope: Scope | float
+    on_conflict: OnConflict
+
+
+class CallOptions(QueueOptions, UniqueOptions, total=False):
+    """Options of a call: those of a queue and a task, the queue itself, and what names the job that comes of it."""
 
     queue: str
     id: UUID
+    idempotency_key: str
+    child: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +71,16 @@ class Options:
     max_run_time: timedelta | None = None
     keep_result: bool | None = None
     id: UUID | None = None
+    unique: Unique | None = None
+    unique_scope: Scope | None = None
+    on_conflict: OnConflict | None = None
+    idempotency_key: str | None = None
+    child: str | None = None
 
     def over(self, farther: Options) -> Options:
         """These options where they say something, else those of the level farther away."""
+        if self is NOTHING:
+            return farther
         mine = {f.name: getattr(self, f.name) for f in fields(self)}
         return Options(**{k: getattr(farther, k) if v is None else v for k, v in mine.items()})
 
@@ -88,6 +108,9 @@ class Options:
             raise error(f"{where}: {fault}") from None
 
 
+NOTHING = Options()
+"""What a call says that says nothing."""
+
 DEFAULTS = Options(
     queue="default",
     priority=0,
@@ -96,6 +119,8 @@ DEFAULTS = Options(
     retry=Backoff(),
     max_run_time=timedelta(hours=4),
     keep_result=False,
+    unique_scope="unfinished",
+    on_conflict="existing",
 )
 """What holds where no level says anything: delayed_job's numbers, and expiry after 90 days."""
 
@@ -161,6 +186,43 @@ def _whole(name: str, low: int, high: int) -> Callable[[object], int]:
     return check
 
 
+def _unique(value: object) -> Unique:
+    if not isinstance(value, str | bool) and not callable(value):
+        raise TypeError(f"unique= must be a text, True or a function of the arguments, not {value!r}")
+    if value == "":
+        raise ValueError("unique= must not be empty")
+    return cast("Unique", value)
+
+
+def _scope(value: object) -> Scope:
+    words = get_args(get_args(Scope)[0])
+    if isinstance(value, str):
+        if value not in words:
+            raise ValueError(f"unique_scope={value!r} is unknown{hint(value, words)}, or a duration")
+        return cast("Scope", value)
+    return _positive("unique_scope")(value)
+
+
+def _one_of(name: str, kind: Any) -> Callable[[object], Any]:
+    def check(value: object) -> Any:
+        if value not in get_args(kind):
+            raise ValueError(f"{name}={value!r} is unknown{hint(str(value), get_args(kind))}")
+        return value
+
+    return check
+
+
+def _text(name: str, longest: int) -> Callable[[object], str]:
+    def check(value: object) -> str:
+        if not isinstance(value, str):
+            raise TypeError(f"{name}= must be a text, not {type(value).__name__}")
+        if not 1 <= len(value) <= longest:
+            raise ValueError(f"{name}= must have from 1 to {longest} characters, not {len(value)}")
+        return value
+
+    return check
+
+
 def _kind(name: str, kind: type) -> Callable[[object], Any]:
     def check(value: object) -> Any:
         if not isinstance(value, kind):
@@ -183,5 +245,10 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "retry": _kind("retry", Backoff),
     "max_run_time": _positive("max_run_time"),
     "keep_result": _kind("keep_result", bool),
+    "unique": _unique,
+    "unique_scope": _scope,
+    "on_conflict": _one_of("on_conflict", OnConflict),
     "id": _kind("id", UUID),
+    "idempotency_key": _text("idempotency_key", LONGEST_KEY),
+    "child": _text("child", LONGEST_NAME),
 }

@@ -21,12 +21,13 @@ CANCELLED = "cancelled while it ran"
 
 
 class Succeeded(NamedTuple):
-    """The task returned. ``result`` is its sealed result, where it is kept."""
+    """The task returned. ``result`` is its sealed result, where it is kept; ``holds`` as in ``ClaimedJob``."""
 
     id: UUID
     claim: int
     started_at: datetime
     result: bytes | None = None
+    holds: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,11 @@ class PutBack:
     error: bytes | None = None
     started_at: datetime | None = None
     unheard: bool = False
-    """The database did not answer a transactional task: only the fence can tell what became of it."""
+    """The database did not answer: only the fence can tell what became of it."""
+    transient: bool = False
+    """A fault of the database that passes by itself. The job's row counts these."""
+    may_repeat: bool = False
+    """Said by its task, or known: a job that was marked as started may run again all the same."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,18 @@
-"""What it means for a job that its worker is gone: decided here, written by ``rescue`` and ``outcomes``.
+"""What it means for a job that nobody can say how its attempt ended. Decided here, written by others.
 
 A *death* is the job's own: its process died by itself while the job ran. A *rescue* is nobody's fault. A job
-that was marked as started (an unrepeatable one) may have had its effects, so it is never offered again; one
-that somebody cancels ends so.
+that was marked as started (an unrepeatable one) may have had its effect, so it is never offered again, whoever
+gives it back, unless its task vouches for it; one that somebody cancels ends so.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Row
 
-from duly.model.report import Ended
+from duly.model.report import Ended, PutBack, Released, Report
 from duly.model.states import Outcome
 
 LAST_DEATH = 3
@@ -45,6 +46,21 @@ def after_rescue(row: Row[Any], *, last: bool) -> Ended | None:
     if row.cancelling:
         return _ended(row, Outcome.CANCELLED, "cancelled; its worker was lost", counted=False)
     return None
+
+
+def in_doubt(row: Row[Any], report: Report) -> Ended | None:
+    """How the job of *row* ends that a worker gives back though it is marked as started; None: it goes as reported.
+
+    Whatever the reason is, an error of Duly's own included: it goes back only where the report vouches for it.
+    """
+    if row.started_at is None or not isinstance(report, PutBack | Released):
+        return None
+    if isinstance(report, Released):
+        return _ended(row, Outcome.UNCERTAIN, "stopped after it had started", counted=True)
+    if report.may_repeat:
+        return None
+    end = _ended(row, Outcome.UNCERTAIN, f"{report.cause}, after it had started", counted=True)
+    return replace(end, error=report.error)
 
 
 def _bad_end(row: Row[Any]) -> Outcome:

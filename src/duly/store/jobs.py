@@ -18,14 +18,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Column, Connection, Row, Select, select, update
 
-from duly.model.job import ClaimedJob, NewJob
+from duly.model.job import HOLDS_TO_CLAIM, ClaimedJob, NewJob
 from duly.model.report import Died, Ended, PutBack, Released, Report, Succeeded
 from duly.model.states import Outcome, State
+from duly.model.unique import Caller
 from duly.store.audit import Audit
 from duly.store.dialect.base import CLAIMED, Exchanged, Position, StoreDialect, job_row
 from duly.store.endings import Endings
+from duly.store.keyed import KeyedInsert
+from duly.store.keys import Keys
 from duly.store.outcomes import Outcomes, Settled
 from duly.store.schema import Tables
 from duly.store.statements import BATCH, WAITING, in_state, parts
@@ -37,6 +40,7 @@ class Jobs:
     def __init__(self, tables: Tables, dialect: StoreDialect) -> None:
         self.tables = tables
         self.dialect = dialect
+        self.keys = Keys(tables, dialect)
         self.outcomes = Outcomes(tables, dialect)
         self.audit_log = Audit(tables, dialect)
 
@@ -53,6 +57,15 @@ class Jobs:
         self.dialect.wake(connection)
         return True
 
+    def insert_keyed(
+        self, connection: Connection, jobs: Sequence[NewJob], caller: Caller
+    ) -> dict[UUID, UUID]:
+        """Write new jobs of which some take keys; which of them were not made, with the job that has their key.
+
+        Raises ``UniqueConflict``, ``KeyTaken`` and ``IdTaken``, with nothing written.
+        """
+        return KeyedInsert(self, connection, caller).run(jobs)
+
     def insert_again(
         self, connection: Connection, jobs: Sequence[NewJob]
     ) -> dict[UUID, tuple[bytes, str | None]]:
@@ -63,13 +76,13 @@ class Jobs:
         the insert has left the jobs table, so nothing would have stopped its row.
         """
         ids = [job.id for job in jobs]
-        ended = self._digests_ended(connection, ids)
+        ended = self.digests_ended(connection, ids)
         fresh = [job_row(job) for job in jobs if job.id not in ended]
         if fresh:
             connection.execute(self.dialect.insert_or_ignore(self.tables.jobs), fresh)
             self.dialect.wake(connection)
-        stored = self._digests_waiting(connection, ids)
-        late = self._digests_ended(connection, [row["id"] for row in fresh])
+        stored = self._digests_unfinished(connection, ids)
+        late = self.digests_ended(connection, [row["id"] for row in fresh])
         if late:
             jobs_c = self.tables.jobs.c
             put_in = select(jobs_c.id, jobs_c.claim).where(
@@ -79,26 +92,51 @@ class Jobs:
             self.dialect.remove_rows(connection, self.tables.jobs, rows)
         return stored | ended | late
 
-    def _digests_ended(
-        self, connection: Connection, ids: Sequence[UUID]
+    def digests(
+        self, connection: Connection, ids: Sequence[UUID], *, met: bool = False
     ) -> dict[UUID, tuple[bytes, str | None]]:
-        ledger = self.tables.executions.c
-        return {
-            row.job_id: (row.digest, row.key_id)
-            for some in parts(ids)
-            for row in connection.execute(
-                select(ledger.job_id, ledger.digest, ledger.key_id).where(ledger.job_id.in_(some))
-            )
-        }
+        """The digests, with their key ids, of those of these jobs that are there, or have ended.
 
-    def _digests_waiting(
-        self, connection: Connection, ids: Sequence[UUID]
+        *met*: an insert has met them, though the transaction may be too old to see them.
+        """
+        found = self._digests_unfinished(connection, ids) | self.digests_ended(connection, ids)
+        unseen = [job for job in ids if job not in found] if met else []
+        if unseen:
+            found |= self._digests_unfinished(connection, unseen, met=True)
+            found |= self.digests_ended(connection, unseen, met=True)
+        return found
+
+    def digests_ended(
+        self, connection: Connection, ids: Sequence[UUID], *, met: bool = False
+    ) -> dict[UUID, tuple[bytes, str | None]]:
+        """The same of those alone that have ended."""
+        ledger = self.tables.executions.c
+        columns = select(ledger.job_id, ledger.digest, ledger.key_id)
+        return self._digests(connection, columns, ledger.job_id, ids, met=met)
+
+    def _digests_unfinished(
+        self, connection: Connection, ids: Sequence[UUID], *, met: bool = False
     ) -> dict[UUID, tuple[bytes, str | None]]:
         jobs = self.tables.jobs.c
+        return self._digests(connection, select(jobs.id, jobs.digest, jobs.key_id), jobs.id, ids, met=met)
+
+    def _digests(
+        self,
+        connection: Connection,
+        columns: Select[*tuple[Any, ...]],
+        key: Column[Any],
+        ids: Sequence[UUID],
+        *,
+        met: bool,
+    ) -> dict[UUID, tuple[bytes, str | None]]:
         return {
-            row.id: (row.digest, row.key_id)
+            row[0]: (row.digest, row.key_id)
             for some in parts(ids)
-            for row in connection.execute(select(jobs.id, jobs.digest, jobs.key_id).where(jobs.id.in_(some)))
+            for row in connection.execute(
+                self.dialect.as_they_are(columns.where(key.in_(some)))
+                if met
+                else columns.where(key.in_(some))
+            )
         }
 
     # ── the exchange ──────────────────────────────────────────────────────────────────────────
@@ -120,6 +158,7 @@ class Jobs:
         2. Record the successes and claim, in one go. When that met a lock before, be *careful*: record
            those successes alone whose rows nobody else has locked.
         3. Remove claimed rows that the ledger says have ended before; they never run.
+        4. Release the keys of jobs that succeeded or were claimed for the first time, where they hold any.
         """
         succeeded = [report for report in reports if isinstance(report, Succeeded)]
         others = [report for report in reports if isinstance(report, Ended | PutBack | Died | Released)]
@@ -132,6 +171,10 @@ class Jobs:
         reply = self.dialect.exchange(connection, worker, succeeded, queues, limit, after or {})
         if reply.replayed:
             self.remove_replayed(connection, worker, [job.id for job in reply.replayed])
+        if ended := [report.id for report in succeeded if report.holds and report.id not in reply.lost]:
+            self.keys.ended(connection, ended)
+        if begun := [job.id for job in reply.claimed if job.holds and _begins(job)]:
+            self.keys.begun(connection, begun)
         return reply, settled
 
     def claim_one(self, connection: Connection, worker: str, job: UUID) -> ClaimedJob | None:
@@ -143,9 +186,12 @@ class Jobs:
         row = connection.execute(self.dialect.lock_rows(waiting)).one_or_none()
         if row is None:
             return None
-        taken = {"state": State.RUNNING.value, "worker": worker, "claim": row.claim + 1}
+        taken = {"state": State.RUNNING.value, "worker": worker, "claim": row.claim + 1, "started_at": None}
         connection.execute(update(jobs).where(jobs.c.id == job).values(**taken))
-        return ClaimedJob(*row)._replace(claim=row.claim + 1)
+        claimed = ClaimedJob(*row)._replace(claim=row.claim + 1)
+        if _begins(claimed):
+            self.keys.begun(connection, [job])
+        return claimed
 
     def remove_replayed(self, connection: Connection, worker: str, ids: Sequence[UUID]) -> None:
         """Take out claimed rows whose jobs had ended before, and enter it into the audit log."""
@@ -208,3 +254,8 @@ class Jobs:
         """Whether any unfinished job has a plain envelope."""
         jobs = self.tables.jobs.c
         return connection.scalar(select(jobs.id).where(jobs.key_id.is_(None)).limit(1)) is not None
+
+
+def _begins(job: ClaimedJob) -> bool:
+    """Whether this claim, its first, releases a key."""
+    return bool(job.holds & HOLDS_TO_CLAIM) and job.claim == 1

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, case, func, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal_column,
+    or_,
+    select,
+)
 
 from duly.errors import LeaseLost
 from duly.model.job import ClaimedJob, JobStatus
 from duly.model.states import Outcome, State
+from duly.model.wanted import Wanted
 from duly.store.dialect.base import ENDED, StoreDialect
+from duly.store.keys import Keys
+from duly.store.resolutions import resolution_of
 from duly.store.schema import Tables
 
 _SHOWN = (
@@ -27,6 +42,15 @@ class Ledger:
     def __init__(self, tables: Tables, dialect: StoreDialect) -> None:
         self.tables = tables
         self.dialect = dialect
+        jobs = tables.jobs.c
+        self._fence = dialect.removal(
+            tables.jobs,
+            jobs.id == bindparam("its_id"),
+            jobs.worker == bindparam("its_worker"),
+            jobs.claim == bindparam("its_claim"),
+            jobs.expires_at > dialect.clock,
+        )
+        self._entry = dialect.entry(tables.executions)
 
     def finish(
         self,
@@ -43,27 +67,27 @@ class Ledger:
         that has expired meanwhile is not finished. ``LeaseLost`` says that the transaction must be
         rolled back: the job is another worker's, has expired, or had ended before.
         """
-        jobs, clock = self.tables.jobs, self.dialect.clock
-        mine = (jobs.c.id == job.id, jobs.c.worker == worker, jobs.c.claim == job.claim)
-        row = self.dialect.remove_one(connection, jobs, *mine, jobs.c.expires_at > clock)
+        fence = {"its_id": job.id, "its_worker": worker, "its_claim": job.claim}
+        row = self.dialect.remove_one(connection, self._fence, fence)
         if row is None:
             raise LeaseLost(f"job {job.id} has expired, or belongs to another worker by now; rolled back")
         kept = {name: row._mapping[name] for name in ENDED}  # noqa: SLF001 - SQLAlchemy's public name
-        written = self.dialect.insert_unless_there(
+        written = self.dialect.enter(
             connection,
-            self.tables.executions,
+            self._entry,
             {
                 "job_id": job.id,
                 "outcome": Outcome.SUCCEEDED.value,
                 "attempts": row.attempt + 1,
                 "started_at": started_at,
-                "ended_at": clock,
                 "result": result,
             }
             | kept,
         )
         if written is None:
             raise LeaseLost(f"job {job.id} had ended before: its row was put back; rolled back")
+        if row.holds:
+            Keys(self.tables, self.dialect).ended(connection, [job.id])
         if (
             written >= row.expires_at
         ):  # the fence may have waited for a lock; this is the last look at the clock
@@ -87,13 +111,55 @@ class Ledger:
         ).one_or_none()
         if row is not None:
             return _unfinished(row)
-        row = connection.execute(
-            select(
-                ledger.job_id.label("id"), ledger.outcome, ledger.cause, ledger.attempts, ledger.result,
-                ledger.envelope, ledger.ended_at, last, *_columns(ledger),
-            ).where(ledger.job_id == job)
-        ).one_or_none()  # fmt: skip
-        return None if row is None else _ended(row)
+        kept = (ledger.result, ledger.envelope, last)
+        row = connection.execute(self._entries(*kept).where(ledger.job_id == job)).one_or_none()
+        if row is None:
+            return None
+        return replace(_ended(row), result=row.result, envelope=row.envelope, error=row.error)
+
+    def page(
+        self, connection: Connection, wanted: Wanted, *, before: UUID | None, limit: int
+    ) -> list[JobStatus] | None:
+        """Ended jobs, the last ended first, from behind the job *before* on; None where there is no such job."""
+        ledger = self.tables.executions.c
+        entries = self._entries().where(*self._which(wanted))
+        if before is not None:
+            place = connection.execute(select(ledger.ended_at).where(ledger.job_id == before)).one_or_none()
+            if place is None:
+                return None
+            same = and_(ledger.ended_at == place.ended_at, ledger.job_id < before)
+            entries = entries.where(
+                ledger.ended_at <= place.ended_at, or_(ledger.ended_at < place.ended_at, same)
+            )
+        newest = entries.order_by(ledger.ended_at.desc(), ledger.job_id.desc()).limit(limit)
+        return [_ended(row) for row in connection.execute(newest)]
+
+    def _entries(self, *more: Any) -> Select[*tuple[Any, ...]]:
+        """Rows of the ledger as people see them, with what was found out; *more* columns where asked."""
+        ledger, resolutions = self.tables.executions, self.tables.resolutions
+        found = (resolutions.c[name] for name in ("at", "actor", "verdict", "again", "reason"))
+        own = (ledger.c.outcome, ledger.c.cause, ledger.c.attempts, ledger.c.ended_at)
+        return select(ledger.c.job_id.label("id"), *own, *_columns(ledger.c), *found, *more).select_from(
+            ledger.outerjoin(resolutions, resolutions.c.job_id == ledger.c.job_id)
+        )
+
+    def _which(self, wanted: Wanted) -> Iterator[ColumnElement[bool]]:
+        ledger = self.tables.executions.c
+        for name in ("task", "queue"):
+            if (value := getattr(wanted, name)) is not None:
+                yield ledger[name] == value
+        if wanted.outcome is not None:
+            yield ledger.outcome == wanted.outcome.value
+            if wanted.outcome is not Outcome.SUCCEEDED:
+                yield literal_column("outcome") != literal_column(
+                    "'succeeded'"
+                )  # as the partial index has it
+        if wanted.since is not None:
+            yield ledger.ended_at >= wanted.since
+        if wanted.until is not None:
+            yield ledger.ended_at < wanted.until
+        if wanted.jobs is not None:
+            yield ledger.job_id.in_(list(wanted.jobs))
 
     def attempts(self, connection: Connection, job: UUID) -> Sequence[Any]:
         """What went wrong in each attempt of a job, oldest first."""
@@ -161,5 +227,5 @@ def _ended(row: Any) -> JobStatus:
     shown = {name: getattr(row, name) for name in _SHOWN}
     return JobStatus(
         id=row.id, state=None, outcome=Outcome(row.outcome), cause=row.cause, attempts=row.attempts,
-        ended_at=row.ended_at, result=row.result, error=row.error, envelope=row.envelope, **shown,
+        ended_at=row.ended_at, resolution=resolution_of(row), **shown,
     )  # fmt: skip

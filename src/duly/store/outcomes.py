@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, bindparam, select, update
 
 from duly.model.report import CANCELLED, Died, Ended, PutBack, Released, Report
 from duly.model.states import Outcome, State
-from duly.store.deaths import after_death
+from duly.store.deaths import after_death, in_doubt
 from duly.store.dialect.base import StoreDialect
 from duly.store.endings import Endings, plain_text
 from duly.store.schema import Tables
@@ -28,8 +28,8 @@ class Settled:
 
     ``lost``: their fence was gone. ``expired``: ended so instead of waiting for another attempt.
     ``later``: somebody else has locked the row; hand them in again. ``recorded``: the ledger had an
-    outcome of this very claim already. ``ended``: how a job that died, or was cancelled meanwhile, is over; one
-    that is not there goes on.
+    outcome of this very claim already. ``ended``: how a job is over that died, was cancelled meanwhile, or must not
+    run again; one that is not there goes on.
     """
 
     lost: set[UUID] = field(default_factory=set)
@@ -56,7 +56,9 @@ class Outcomes:
             if row is None:
                 missing.append(report)
                 continue
-            if row.cancelling and isinstance(report, PutBack | Released):
+            if (doubt := in_doubt(row, report)) is not None:
+                settled.ended[report.id] = report = doubt  # noqa: PLW2901 - as below
+            elif row.cancelling and isinstance(report, PutBack | Released):
                 settled.ended[report.id] = report = _cancelled_instead(report)  # noqa: PLW2901 - as below
             elif isinstance(report, PutBack) and _too_late(report, row):
                 settled.expired.add(report.id)
@@ -146,7 +148,8 @@ class Outcomes:
         if updates:
             jobs = self.tables.jobs
             moved: dict[str, Any] = {
-                name: bindparam(f"new_{name}") for name in ("state", "run_at", "attempt", "deaths")
+                name: bindparam(f"new_{name}")
+                for name in ("state", "run_at", "attempt", "deaths", "transients")
             }
             connection.execute(
                 update(jobs)
@@ -200,6 +203,7 @@ def _given_back(report: PutBack | Released | Died, row: Row[Any]) -> dict[str, A
         "new_run_at": row.run_at,
         "new_attempt": row.attempt,
         "new_deaths": row.deaths + isinstance(report, Died),
+        "new_transients": row.transients,
     }
     if not isinstance(report, PutBack):
         return as_it_was  # a job that dies apart endangers nobody: it need not be a suspect
@@ -208,6 +212,7 @@ def _given_back(report: PutBack | Released | Died, row: Row[Any]) -> dict[str, A
         "new_state": (State.SCHEDULED if at > row.now else State.AVAILABLE).value,
         "new_run_at": at,
         "new_attempt": row.attempt + report.counted,
+        "new_transients": row.transients + report.transient,
     }
 
 

@@ -148,6 +148,7 @@ class Tables:
     resolutions: Table
     proofs: Table
     audits: Table
+    pruning: Table
 
 
 def tables(names: Names, database: str = "sqlite") -> Tables:
@@ -226,6 +227,11 @@ def tables(names: Names, database: str = "sqlite") -> Tables:
             Column("trace", Words(200)),
             index("executions_ended", "ended_at"),
             index("executions_expiring", "expires_at"),
+            *(
+                []
+                if database in MYSQL
+                else [index("executions_troubled", "ended_at", where="outcome <> 'succeeded'")]
+            ),
         ),
         attempts=table(
             "attempts",
@@ -305,6 +311,12 @@ def tables(names: Names, database: str = "sqlite") -> Tables:
             Column("actor", Words(200), nullable=False),
             Column("tasks", Integer, nullable=False),
             Column("gaps", Integer, nullable=False),
+        ),
+        pruning=table(
+            "pruning",
+            Column("what", Words(12), primary_key=True),
+            Column("at", Instant, nullable=False),
+            Column("job_id", Id, nullable=False),
         ),
     )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
-from uuid import UUID
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, literal_column
 
 from duly.model.states import State
+
+T = TypeVar("T")
 
 BATCH = 500
 """Rows in one statement at the most."""
@@ -30,6 +31,6 @@ def in_state(columns: Any, *words: str) -> ColumnElement[bool]:
     return equal
 
 
-def parts(ids: Sequence[UUID]) -> Iterable[Sequence[UUID]]:
+def parts(ids: Sequence[T]) -> Iterable[Sequence[T]]:
     """Lists that fit into one statement on every database."""
     return (ids[start : start + BATCH] for start in range(0, len(ids), BATCH))

@@ -25,8 +25,16 @@ from duly.store.dialect import StoreDialect, dialect_named
 from duly.store.jobs import Jobs
 from duly.store.ledger import Ledger
 from duly.store.line import Line
+from duly.store.marks import Marks
+from duly.store.onces import Onces
+from duly.store.passing import passes
+from duly.store.proofs import Proofs
+from duly.store.prune import Prune
+from duly.store.rehearsal import Rehearsal
 from duly.store.rescue import Rescue
+from duly.store.resolutions import Resolutions
 from duly.store.schema import REVISIONS, Names, tables
+from duly.store.steps import Steps
 from duly.store.suspects import Suspects
 from duly.store.tasktransaction import AsyncTaskTransaction, TaskTransaction, async_session_class
 from duly.store.upkeep import Upkeep
@@ -52,9 +60,16 @@ class Store:
         self.audit = self.jobs.audit_log
         self.upkeep = Upkeep(self.tables, self.dialect)
         self.rescue = Rescue(self.tables, self.dialect)
+        self.rehearsal = Rehearsal(self.tables, self.dialect)
         self.suspects = Suspects(self.tables, self.dialect, self.jobs)
         self.ledger = Ledger(self.tables, self.dialect)
+        self.marks = Marks(self.tables, self.dialect)
+        self.prune = Prune(self.tables, self.dialect)
+        self.resolutions = Resolutions(self.tables, self.dialect)
         self.workers = Workers(self.tables, self.dialect)
+        self.steps = Steps(self.tables, self.dialect)
+        self.onces = Onces(self.tables, self.dialect)
+        self.proofs = Proofs(self.tables, self.dialect)
         self.clock = DatabaseClock(clock)
         self.installation: UUID | None = None
         self._known: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -167,9 +182,7 @@ class Store:
         assert self.async_engine is not None  # noqa: S101 - callers ask first
         with self.guarded():
             async with self.async_engine.connect() as connection:
-                if self.async_engine.sync_engine not in self._known:
-                    await connection.run_sync(self.recognize)
-                    await connection.rollback()
+                await self.get_to_know(connection)
                 await connection.run_sync(self.dialect.begin)
                 yield connection
                 await connection.commit()
@@ -197,6 +210,30 @@ class Store:
                 "leave session= out, or give a session on the queue's database"
             )
         self.adopt(connection.engine)
+
+    @staticmethod
+    def passes(error: BaseException) -> bool:
+        """Whether what a task's own statements met passes by itself: busy, away, or a lost race."""
+        return passes(error)
+
+    async def get_to_know(self, connection: AsyncConnection) -> None:
+        """``recognize``, on a connection fresh from its pool, which it leaves like that."""
+        if connection.engine.sync_engine not in self._known:
+            await connection.run_sync(self.recognize)
+            await connection.rollback()
+
+    def held_up_by(self, connection: Connection) -> bool:
+        """Whether a write transaction of ours would wait for the one that *connection* is in, for ever.
+
+        A driver that begins before the first write cannot tell the one from the other.
+        """
+        if not (self.dialect.one_writer and self.dialect.speaks_to(connection.dialect.name)):
+            return False
+        with suppress(WrongDatabase):
+            self.recognize(connection)
+            driver: Any = connection.connection.driver_connection
+            return bool(driver.in_transaction)
+        return False
 
     def tell_time(self) -> None:
         """Read the database's clock again when the last reading is old."""

@@ -98,7 +98,7 @@ class Suspects:
         connection.execute(
             update(jobs)
             .where(jobs.c.id == found)
-            .values(state=State.RUNNING.value, worker=worker, claim=jobs.c.claim + 1)
+            .values(state=State.RUNNING.value, worker=worker, claim=jobs.c.claim + 1, started_at=None)
         )
         row = connection.execute(select(*(jobs.c[name] for name in CLAIMED)).where(jobs.c.id == found)).one()
         return ClaimedJob(*row)

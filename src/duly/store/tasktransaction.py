@@ -229,6 +229,7 @@ class AsyncTaskTransaction:
         with self._store.guarded():
             connection = await self._store.async_engine.connect()
         try:
+            await self._store.get_to_know(connection)
             now = await connection.run_sync(self._steps.begin)
         except BaseException:
             await connection.close()

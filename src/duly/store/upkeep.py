@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Column, Connection, Row, Select, select, update
 
-from duly.model.report import Ended
 from duly.model.states import Outcome, State
+from duly.store.audit import Audit
 from duly.store.dialect.base import Due, StoreDialect
-from duly.store.endings import Endings
+from duly.store.endings import end_unstarted
 from duly.store.schema import Tables
-from duly.store.statements import BATCH, WAITING, in_state
+from duly.store.statements import BATCH, WAITING, in_state, parts
 
 __all__ = ["Due", "Upkeep"]
+
+NOT_STARTED = "not started before expires_at"
+"""Why a waiting job expires."""
 
 
 class Upkeep:
@@ -24,6 +28,7 @@ class Upkeep:
     def __init__(self, tables: Tables, dialect: StoreDialect) -> None:
         self.tables = tables
         self.dialect = dialect
+        self.audit_log = Audit(tables, dialect)
 
     def look(self, connection: Connection) -> Due:
         """One look at what is due: two probes of an index end."""
@@ -52,22 +57,30 @@ class Upkeep:
         return len(ids)
 
     def expire(self, connection: Connection, limit: int = BATCH) -> list[Row[Any]]:
-        """End waiting jobs whose time has passed; they are returned."""
+        """End waiting jobs whose time has passed; they are returned.
+
+        Of a job that had ended before, its row was put back: that is removed, and entered into the audit log.
+        """
         jobs, clock = self.tables.jobs, self.dialect.clock
-        past = (
-            select(jobs, clock.label("now"))
+        past: Select[*tuple[Any, ...]] = (
+            select(jobs.c.id, jobs.c.task, jobs.c.queue, jobs.c.attempt, jobs.c.holds)
             .where(in_state(jobs.c, *WAITING), jobs.c.expires_at <= clock)
             .order_by(jobs.c.expires_at)
             .limit(limit)
         )
         rows = list(connection.execute(self.dialect.lock_rows(past, by="jobs_expiring", skip_locked=True)))
-        endings = Endings(self.tables, self.dialect)
-        for row in rows:
-            endings.add(
-                row, Ended(row.id, row.claim, Outcome.EXPIRED, "not started before expires_at", counted=False)
-            )
-        endings.write(connection)
+        ended = self._ended(connection, [row.id for row in rows])
+        if ended:
+            self.dialect.remove_rows(connection, jobs, list(ended))
+            self.audit_log.note(connection, "duly", "replayed row removed", ended, "its job ended before")
+            rows = [row for row in rows if row.id not in ended]
+        end_unstarted(self.tables, self.dialect, connection, rows, Outcome.EXPIRED, NOT_STARTED)
         return rows
+
+    def _ended(self, connection: Connection, ids: Sequence[UUID]) -> set[UUID]:
+        ledger = self.tables.executions.c.job_id
+        found = (connection.scalars(select(ledger).where(ledger.in_(some))) for some in parts(ids))
+        return {job for some in found for job in some}
 
     def waiting_queues(self, connection: Connection) -> list[str]:
         """The queues that have available jobs."""

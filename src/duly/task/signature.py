@@ -45,6 +45,8 @@ class Signature:
         self.what = what
         self.injected = dict(injected)
         """Name and kind of each parameter that Duly gives."""
+        self.contexts = tuple(name for name, kind in injected.items() if kind is Injected.CONTEXT)
+        """Those of them that are the context."""
         self.is_async = is_async
         """Whether the task is a coroutine function."""
         self.returns = returns

@@ -7,7 +7,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, cast
 
 from duly.errors import DeclarationError
-from duly.model.options import Effects, Options
+from duly.model.faults import Faults
+from duly.model.options import NOTHING, Effects, Options
 from duly.task.call import Call
 from duly.task.using import Using, UsingOptions, read_call_options
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
 
-_NOTHING_SAID = Options()
 _RUN_AS_SCRIPT = ("__main__.", "__mp_main__.")
 
 
@@ -43,6 +43,7 @@ class Task(Generic[P, R_co]):
         aliases: tuple[str, ...] = (),
         effects: Effects | None = None,
         isolation: Isolation | None = None,
+        faults: Faults = Faults(),  # noqa: B008 - it never changes
         job_class: type[Job] | None = None,
     ) -> None:
         # Its name, docstring and signature are the function's; what the function carries in its
@@ -62,6 +63,8 @@ class Task(Generic[P, R_co]):
         """What the task states of its effects; None where it states nothing."""
         self.isolation = isolation
         """The limits of the process that each of its jobs gets; None where jobs run in the worker's own."""
+        self.faults = faults
+        """What it says of the exceptions that it may raise."""
         self.job_class = job_class
         """The job class that it was made of; None for a function."""
         self.where = where
@@ -77,6 +80,11 @@ class Task(Generic[P, R_co]):
     def transactional(self) -> bool:
         """Whether what it writes commits together with its outcome."""
         return self.effects == "transactional"
+
+    @property
+    def unrepeatable(self) -> bool:
+        """Whether a job of it that was started must not be started again."""
+        return self.effects == "unrepeatable"
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R_co]:
         """Enqueue a call in a transaction of its own and return the job's handle; it is committed then.
@@ -115,7 +123,7 @@ class Task(Generic[P, R_co]):
         self,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        options: Options = _NOTHING_SAID,
+        options: Options = NOTHING,
         target: Any = None,
     ) -> Call[R_co]:
         """The call with these arguments: what all verbs go through."""

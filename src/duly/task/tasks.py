@@ -8,9 +8,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, cast, get_args, overload
 
 from duly.errors import DeclarationError
+from duly.model.faults import Faults
 from duly.model.isolation import Isolation
 from duly.model.names import check_name
-from duly.model.options import Effects, Options, QueueOptions, hint
+from duly.model.options import Effects, Options, QueueOptions, UniqueOptions, hint
 from duly.task.hints import declaring_frame, hints_of
 from duly.task.job_class import Job, check_job_class
 from duly.task.signature import Signature
@@ -30,19 +31,21 @@ class RouterOptions(QueueOptions, total=False):
     queue: str
 
 
-class TaskOptions(RouterOptions, total=False):
+class TaskOptions(RouterOptions, UniqueOptions, total=False):
     """What ``@jobs.task(…)`` takes beside them."""
 
     name: str
     aliases: Sequence[str]
     effects: Effects
+    retry_on: Sequence[type[Exception]]
+    give_up_on: Sequence[type[Exception]]
     isolated: bool
     max_memory: int
     max_cpu: timedelta | float
 
 
 _ROUTER_OPTIONS = (*QueueOptions.__annotations__, "queue")
-_TASK_OPTIONS = (*_ROUTER_OPTIONS, "name", "aliases", "effects", "isolated", "max_memory", "max_cpu")
+_TASK_OPTIONS = tuple(TaskOptions.__annotations__)
 
 
 class Tasks:
@@ -93,20 +96,23 @@ class Tasks:
         if other is self:
             raise DeclarationError("include: a router cannot include itself")
         for task in other:
-            self._refuse_taken(task)
+            self._refuse(task)
         if self not in other._including:
             other._including.append(self)
         for task in other:
             self.admit(task)
 
     def admit(self, task: Task[..., Any]) -> None:
-        """Take in one task here and in whatever includes this router; nothing where its name is taken in any."""
-        self._refuse_taken(task)
+        """Take in one task here and in whatever includes this router; nothing where it is refused by any."""
+        self._refuse(task)
         for router in self._outwards():
             router._take(task)  # noqa: SLF001 - a router too
 
     def joined(self, task: Task[..., Any]) -> None:
         """For subclasses: *task* was declared here or came in with a router. An app sets its client."""
+
+    def check(self, task: Task[..., Any]) -> None:
+        """For subclasses: raise ``DeclarationError`` for a task that they do not take."""
 
     def _take(self, task: Task[..., Any]) -> None:
         if self.find(task.name) is task:
@@ -115,8 +121,9 @@ class Tasks:
         self._by_name.update(dict.fromkeys((task.name, *task.aliases), task))
         self.joined(task)
 
-    def _refuse_taken(self, task: Task[..., Any]) -> None:
+    def _refuse(self, task: Task[..., Any]) -> None:
         for router in self._outwards():
+            router.check(task)
             for name in (task.name, *task.aliases):
                 other = router.find(name)
                 if other is not None and other is not task:
@@ -167,6 +174,7 @@ class Declaration:
         self._aliases = _checked_aliases(options.get("aliases", ()))
         self._effects: Effects | None = _checked_effects(options.get("effects"))
         self._isolation = _checked_isolation(options)
+        self._faults = _checked_faults(options)
 
     # The order decides here as well.
     @overload
@@ -215,6 +223,7 @@ class Declaration:
             options=self._options,
             effects=self._effects,
             isolation=self._isolation,
+            faults=self._faults,
             where=where,
             job_class=job_class,
         )
@@ -274,17 +283,19 @@ def _checked_effects(effects: object) -> Effects | None:
     known = get_args(Effects)
     if effects is not None and effects not in known:
         raise DeclarationError(f"task(): effects={effects!r} is unknown{hint(str(effects), known)}")
-    if effects == "unrepeatable":
-        raise DeclarationError(
-            'task(): effects="unrepeatable" is not available yet; it comes with a later release. Until then '
-            'state "idempotent" and use the idempotency key, or "transactional"'
-        )
     return cast("Effects | None", effects)
 
 
 def _checked_isolation(options: Mapping[str, Any]) -> Isolation | None:
     try:
         return Isolation.read(options)
+    except (TypeError, ValueError) as fault:
+        raise DeclarationError(f"task(): {fault}") from None
+
+
+def _checked_faults(options: Mapping[str, Any]) -> Faults:
+    try:
+        return Faults.read(options)
     except (TypeError, ValueError) as fault:
         raise DeclarationError(f"task(): {fault}") from None
 

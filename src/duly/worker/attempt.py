@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from duly.errors import InvalidArguments
 from duly.model.job import ClaimedJob
 from duly.model.options import Options
 from duly.task.context import Cancellation, Context
+from duly.worker.steps import AttemptNotebook
 
 if TYPE_CHECKING:
     from duly.task.task import Task
+    from duly.worker.home import Home
     from duly.worker.interrupt import Region
 
 
@@ -41,16 +43,41 @@ class Attempt:
     started_at: datetime
     run_time: float
     """Its run-time limit in seconds."""
+    home: Home
     region: Region | None = None
     """The time in which the task's own code runs, once it has begun."""
+    marked: bool = False
+    """Whether the mark of an unrepeatable job stands: written here, before its task is called."""
+    begun: bool = False
+    """Whether the task was called."""
+    returned: bool = False
+    """Whether it has returned, to a part of Duly's that may still fail."""
+    _notebook: AttemptNotebook | None = None
+    _context: Context | None = None
 
     @property
     def number(self) -> int:
         """Counted from 1."""
         return self.job.attempt + 1
 
+    def lend(self, given: dict[str, Any]) -> dict[str, Any]:
+        """What the task is given by name, and what ``ctx`` may therefore write with."""
+        if given:
+            self._notes().lend(next(iter(given.values())))
+        return given
+
+    def _notes(self) -> AttemptNotebook:
+        if self._notebook is None:
+            self._notebook = AttemptNotebook(self.home, self.task, self.job, self.worker)
+        return self._notebook
+
     def context(self) -> Context:
-        """What the task may ask of its job."""
+        """What the task may ask of its job; made when it is first asked for."""
+        if self._context is None:
+            self._context = self._made()
+        return self._context
+
+    def _made(self) -> Context:
         job = self.job
         return Context(
             job_id=job.id,
@@ -63,5 +90,8 @@ class Attempt:
             run_at=job.run_at,
             expires_at=job.expires_at,
             worker=self.worker,
+            started_at=self.started_at,
+            max_run_time=timedelta(seconds=self.run_time),
             cancellation=self.cancellation,
+            notebook=self._notes(),
         )

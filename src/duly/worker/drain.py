@@ -58,7 +58,7 @@ def _run_one(home: Home, worker: str, identity: UUID) -> None:
         return  # rolled back with its transaction, or somebody else has it
     raised: list[BaseException] = []
     report = _attempt(Executor(home, WriteTurn(shared=False), raised.append), job, worker)
-    if isinstance(report, PutBack) and report.counted:
+    if isinstance(report, PutBack) and (report.counted or report.transient):
         report = Ended(job.id, job.claim, Outcome.FAILED, report.cause, True, report.started_at, report.error)
     if not isinstance(report, Recorded):
         with store.writing() as connection:

@@ -1,4 +1,4 @@
-"""What a worker does beside running jobs, by the clock: it beats, promotes, expires, and looks after the dead."""
+"""What a worker does beside running jobs, by the clock: it beats, promotes, expires, prunes, looks after the dead."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from duly.clock import Clock
 from duly.worker.rest import Rest
+from duly.worker.services.prune import Prune
 from duly.worker.services.upkeep import LOOK, Rescue, Upkeep
 from duly.worker.standing import Standing
 
@@ -38,11 +39,14 @@ class Duties:
         self._beat = home.settings.beat
         self._upkeep = Upkeep(home.store, clock, home.emitter)
         self._rescue = Rescue(home.store, home.settings, home.emitter)
+        self._prune = Prune(home.store, home.settings, clock)
 
     @property
     def due(self) -> float:
         """When the next of them is."""
-        return 0.0 if self._rest.wants_ping else min(self._standing.membership.due, self._upkeep.due)
+        if self._rest.wants_ping:
+            return 0.0
+        return min(self._standing.membership.due, self._upkeep.due, self._prune.due)
 
     def hurry(self, wait: timedelta) -> None:
         """A job was put back for so long: look then at the latest."""
@@ -53,8 +57,15 @@ class Duties:
         now = self._clock.monotonic()
         if now >= self._standing.membership.due or self._rest.wants_ping:
             return self.beat(draining=draining)
-        if now < self._upkeep.due or draining:
+        if draining:
             return False
+        found = now >= self._upkeep.due and self._keep_up()
+        if now >= self._prune.due:
+            with self._transaction() as connection:
+                self._prune.look(connection)
+        return found
+
+    def _keep_up(self) -> bool:
         with self._transaction() as connection:
             found = self._upkeep.look(connection)
         self._upkeep.tell()

@@ -8,7 +8,8 @@
 6. Turn what it returned or raised into a report (``verdict.py``).
 
 Nothing here writes to the jobs table, but for a transactional task, whose own transaction records its
-success. ``run`` and ``arun`` differ in step 5 alone.
+success, and for an unrepeatable one, which is marked as started before step 5. ``run`` and ``arun`` differ in
+step 5 alone.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ from duly.model.options import Options
 from duly.model.report import Ended, PutBack, Recorded, Report
 from duly.model.states import Outcome
 from duly.task.context import Cancellation
+from duly.task.current import arun_as, run_as
 from duly.task.injected import Injected
 from duly.worker.alarm import Alarm
 from duly.worker.attempt import Attempt, OverLimit, TooLate
 from duly.worker.interrupt import Region
+from duly.worker.marker import Marker
 from duly.worker.ticket import Ticket
 from duly.worker.verdict import Verdict, named
 from duly.worker.writeturn import WriteTurn
@@ -69,6 +72,7 @@ class Executor:
         self._turn = turn
         self._isolation = isolation
         self._verdict = Verdict(home, on_error)
+        self._marker = Marker(home, turn)
         self.alarm = Alarm()
         self._options: dict[tuple[str, str, SealedOptions], tuple[Options, float]] = {}
 
@@ -119,11 +123,14 @@ class Executor:
             with self._turn.of_task():
                 return self._call_in_transaction(attempt)
         try:
+            if attempt.task.unrepeatable and (refused := self._marker.mark(attempt)):
+                return refused
             if attempt.task.signature.injected:
                 with ExitStack() as stack:
                     given = self._own(attempt, stack)
                     _begin(attempt, self._home.store.clock.now())
                     result = self._invoke(attempt, given)
+                    attempt.returned = True
             else:
                 result = self._invoke(attempt, {})
         except BaseException as error:  # noqa: BLE001 - a task may raise anything; the worker goes on
@@ -136,11 +143,14 @@ class Executor:
             async with self._turn.of_async_task():
                 return await self._acall_in_transaction(attempt)
         try:
+            if attempt.task.unrepeatable and (refused := await self._marker.amark(attempt)):
+                return refused
             async with AsyncExitStack() as stack:
                 given = await self._aown(attempt, stack)
                 if given:
                     _begin(attempt, self._home.store.clock.now())
                 result = await self._invoke(attempt, given)
+                attempt.returned = True
         except BaseException as error:  # noqa: BLE001 - as above
             return self._verdict.ended_by(attempt, error)
         return self._verdict.succeeded(attempt, result)
@@ -167,14 +177,14 @@ class Executor:
         except ArgumentsMisfit as error:
             return self._put_back(job, str(error))
         options, run_time = self._merged(task, job.queue, sealed)
-        return Attempt(job, task, values, options, worker, cancellation, now, run_time)
+        return Attempt(job, task, values, options, worker, cancellation, now, run_time, home)
 
     def _put_back(self, job: ClaimedJob, cause: str) -> PutBack:
         """Said loudly, without an attempt; 5 s at first, growing to 5 minutes.
 
-        Claims that used no attempt and were not rescued are those that ended here before.
+        Claims that used no attempt, were not rescued and met no passing fault are those that ended here before.
         """
-        before = max(0, min(job.claim - 1 - job.attempt - job.rescues, 10))
+        before = max(0, min(job.claim - 1 - job.attempt - job.rescues - job.transients, 10))
         wait = timedelta(seconds=min(FIRST_PUT_BACK * 2**before, LONGEST_PUT_BACK))
         self._home.emitter.emit(JobPutBack(job.id, job.task, job.queue, cause, problem=True))
         return PutBack(job.id, job.claim, cause, counted=False, after=wait)
@@ -214,15 +224,16 @@ class Executor:
         """The task's own code, and nothing else: from here its time counts, and here alone may it be stopped."""
         signature, function = attempt.task.signature, attempt.task.function
         args, kwargs = signature.apply(attempt.values)
-        if given:
-            kwargs = {**kwargs, **given}
+        if signature.injected:
+            kwargs = {**kwargs, **given, **{name: attempt.context() for name in signature.contexts}}
         is_async = signature.is_async
+        attempt.begun = True
         attempt.region = region = Region(attempt.run_time, 0 if is_async else threading.get_ident())
         if region.due < self.alarm.next:
             self.alarm.ring()
         if is_async:
-            return region.arun(function, args, kwargs)
-        returned = region.run(function, args, kwargs)
+            return arun_as(attempt, region.arun, function, args, kwargs)
+        returned = run_as(attempt, region.run, function, args, kwargs)
         if returned is not None:
             _refuse_unrun(returned)
         return returned
@@ -242,29 +253,25 @@ class Executor:
         store = self._home.store
         for name, kind in attempt.task.signature.injected.items():
             match kind:
-                case Injected.CONTEXT:
-                    given[name] = attempt.context()
                 case Injected.SESSION:
                     given[name] = session = stack.enter_context(store.own_session(self._home.session_factory))
                     stack.push(lambda kind, *_, s=session: s.commit() if kind is None else None)
                 case Injected.CONNECTION:
                     given[name] = stack.enter_context(store.engine.begin())
-        return given
+        return attempt.lend(given)
 
     async def _aown(self, attempt: Attempt, stack: AsyncExitStack) -> dict[str, Any]:
         given: dict[str, Any] = {}
         store = self._home.store
         for name, kind in attempt.task.signature.injected.items():
             match kind:
-                case Injected.CONTEXT:
-                    given[name] = attempt.context()
                 case Injected.ASYNC_SESSION:
                     session = store.own_async_session(self._home.async_session_factory)
                     given[name] = await stack.enter_async_context(session)
                     stack.push_async_exit(_commit_if_well(session))
                 case Injected.ASYNC_CONNECTION if store.async_engine is not None:
                     given[name] = await stack.enter_async_context(store.async_engine.begin())
-        return given
+        return attempt.lend(given)
 
     def _call_in_transaction(self, attempt: Attempt) -> Report:
         transaction = self._home.store.task_transaction(
@@ -320,9 +327,15 @@ def _begin(attempt: Attempt, now: datetime) -> None:
 
 
 def _given(attempt: Attempt, transaction: Any) -> dict[str, Any]:
-    return {
-        name: _joined(kind, attempt, transaction) for name, kind in attempt.task.signature.injected.items()
-    }
+    """What a transactional task is given: all of it in the one transaction."""
+    given: dict[str, Any] = {}
+    for name, kind in attempt.task.signature.injected.items():
+        match kind:
+            case Injected.SESSION | Injected.ASYNC_SESSION:
+                given[name] = transaction.session()
+            case Injected.CONNECTION | Injected.ASYNC_CONNECTION:
+                given[name] = transaction.connection
+    return attempt.lend(given)
 
 
 def _refuse_unrun(returned: Any) -> None:
@@ -334,17 +347,6 @@ def _refuse_unrun(returned: Any) -> None:
         raise TypeError(
             f"the task returned a {kind}, which nobody runs: declare it as async def, or use up the generator"
         )
-
-
-def _joined(kind: Injected, attempt: Attempt, transaction: Any) -> Any:
-    """What a transactional task is given: all of it in the one transaction."""
-    match kind:
-        case Injected.CONTEXT:
-            return attempt.context()
-        case Injected.SESSION | Injected.ASYNC_SESSION:
-            return transaction.session()
-        case _:
-            return transaction.connection
 
 
 def _commit_if_well(session: Any) -> Any:

@@ -95,7 +95,7 @@ class Herald:
                 self._emitter.emit(JobDied(job.id, job.task, job.queue, report.cause))
             case PutBack():
                 self.tally["put back"] += 1
-                if report.unheard or report.cause == SNOOZED:
+                if report.unheard or report.transient or report.cause == SNOOZED:
                     problem = report.unheard
                     self._emitter.emit(JobPutBack(job.id, job.task, job.queue, report.cause, problem=problem))
 

@@ -208,6 +208,7 @@ class _Watch:
             case Began():
                 self._began = message
                 self._attempt.started_at = message.at
+                self._attempt.begun = True
                 if self._stoppable:  # else it was told to stop before it began, and its time runs already
                     self._kill_after(self._attempt.run_time + AFTER_TIME, TimeLimit())
             case Returned():

@@ -2,8 +2,8 @@
 
 Ahead is bounded by *time*, task by task: what was claimed is weighed by the measured run time of each
 task, and what would wait for longer goes back at once. A task that was not measured yet counts as slow,
-so a fresh worker takes no more than its threads. Claiming too much hurts others (jobs wait here while
-another worker idles), claiming too little hurts us (a round trip a job).
+so a fresh worker takes no more than its threads. An unrepeatable one always does. Claiming too much hurts
+others (jobs wait here while another worker idles), claiming too little hurts us (a round trip a job).
 """
 
 from __future__ import annotations
@@ -23,12 +23,20 @@ class Pace:
         self._threads = threads
         self._coroutines = coroutines
         self._seconds: dict[str, float] = {}
+        self._always_slow: set[str] = set()
         self._typical = SLOW
         self._async_share = async_share
         self._mixed = 0 < async_share < 1
 
+    def keep_slow(self, task: str) -> None:
+        """From now on jobs of *task* are kept only where one can start at once, however quick they are."""
+        self._always_slow.add(task)
+        self._seconds.pop(task, None)
+
     def learn(self, task: str, seconds: float) -> None:
         """A job of *task* took so long."""
+        if task in self._always_slow:
+            return
         known = self._seconds.get(task)
         self._seconds[task] = seconds if known is None else known + FORGET * (seconds - known)
 
@@ -52,6 +60,11 @@ class Pace:
                 return free + place
         return len(tasks)
 
+    def over(self, tasks: list[str], held: int) -> set[int]:
+        """Which of these async jobs not to keep beside *held* others: the always slow ones that would have to wait."""
+        free = max(self._coroutines - held, 0)
+        return {place for place, task in enumerate(tasks) if place >= free and task in self._always_slow}
+
     def stall(self) -> None:
         """Jobs that were claimed ahead have waited for too long: whatever was measured, claim no more ahead.
 
@@ -60,9 +73,13 @@ class Pace:
         self._typical = SLOW
 
     def room(self, held_sync: int, held_async: int) -> int:
-        """How many jobs to claim now, with so many held in each lane."""
-        ahead = int(self._threads * AHEAD / self._typical) - max(0, held_sync - self._threads)
-        sync = max(self._threads - held_sync, ahead, 0)
+        """How many jobs to claim now, with so many held in each lane.
+
+        What is held ahead is filled up when half of it is gone: else each job that ends would be worth a claim.
+        """
+        ahead = int(self._threads * AHEAD / self._typical)
+        missing = ahead - max(0, held_sync - self._threads)
+        sync = max(self._threads - held_sync, missing if missing * 2 >= ahead else 0, 0)
         loop = max(self._coroutines - held_async, 0)
         share = self._async_share
         if share <= 0:

@@ -5,7 +5,7 @@ A turn:
 1. Gather what the lanes have finished since the last turn. Outcomes gather while the previous exchange
    is under way, so batching needs no timer.
 2. After trouble: a new membership if ours is gone, and reconcile, before anything else is said.
-3. What is due: a beat (which reconciles), promotion, expiry, rescue.
+3. What is due: a beat (which reconciles), promotion, expiry, rescue, pruning.
 4. The exchange: hand in outcomes, give back what waited too long, claim what can start next.
 5. Hand the claimed jobs to the lanes; give back at once what would wait there for too long.
 
@@ -29,6 +29,7 @@ from duly.model.job import ClaimedJob
 from duly.model.report import Lost, Recorded, Released
 from duly.worker.blackbox import BlackBox
 from duly.worker.cursor import Cursor
+from duly.worker.dealer import Dealer
 from duly.worker.duties import Duties
 from duly.worker.executor import Executor
 from duly.worker.hand import Hand
@@ -78,6 +79,7 @@ class Pump:
         isolation: Isolation | None = None,
         clock: Clock | None = None,
         on_suspects: Callable[[], object] = bool,
+        executor: type[Executor] = Executor,
     ) -> None:
         self._home = home
         self._queues = queues
@@ -88,9 +90,9 @@ class Pump:
         self._line = store.line(lock=LOCK_WAIT, statement=STATEMENT_WAIT, idle=home.settings.lease)
         self._turn_of = WriteTurn(shared=store.dialect.name == "sqlite")
         self._done: SimpleQueue[Done | None] = SimpleQueue()
-        self._executor = executor = Executor(home, self._turn_of, isolation=isolation)
+        self._executor = executes = executor(home, self._turn_of, isolation=isolation)
         self._lanes = Lanes(
-            executor,
+            executes,
             self._done,
             threads=threads,
             coroutines=coroutines,
@@ -98,8 +100,9 @@ class Pump:
             emitter=home.emitter,
             on_deaf=self._give_up,
         )
-        self._pace = Pace(threads, coroutines, async_share=share_of_async(map(executor.on_loop, home.tasks)))
+        self._pace = Pace(threads, coroutines, async_share=share_of_async(map(executes.on_loop, home.tasks)))
         self._hand = Hand()
+        self._dealer = Dealer(home, executes, self._pace, self._hand)
         self._standing = Standing(home, self._clock, str(queues), self._hand, self._lanes.cancel)
         self.membership = self._standing.membership
         self._herald = Herald(home.emitter)
@@ -350,22 +353,9 @@ class Pump:
     def _hand_over(self, jobs: list[ClaimedJob]) -> None:
         if not jobs:
             return
-        now, worker, held = self._clock.monotonic(), self.membership.id, self._hand.sync
-        ways: dict[str, tuple[bool, bool]] = {}
-        sync: list[Ticket] = []
-        loop: list[Ticket] = []
-        for job in jobs:
-            if job.task not in ways:
-                task = self._home.find(job.task)
-                ways[job.task] = self._executor.on_loop(task), self._executor.apart(task)
-            on_loop, apart = ways[job.task]
-            ticket = Ticket(job, worker, now, asynchronous=on_loop, apart=apart)
-            self._hand.hold(ticket)
-            (loop if on_loop else sync).append(ticket)
-        kept = self._pace.fit([ticket.job.task for ticket in sync], held)
-        self._pace.saw([(ticket.job.task, ticket.asynchronous) for ticket in (*sync, *loop)])
-        self._give_back(sync[kept:])
-        self._lanes.hand_over(sync[:kept], loop)
+        sync, loop, back = self._dealer.deal(jobs, self.membership.id, self._clock.monotonic())
+        self._give_back(back)
+        self._lanes.hand_over(sync, loop)
 
     def _acknowledge(self, dones: list[Done], lost: set[UUID], settled: Settled) -> None:
         """These outcomes stand in the database now, or have lost their fence: forget them, and say so."""

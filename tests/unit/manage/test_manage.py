@@ -31,12 +31,15 @@ class FakeStore:
         self.clock = DatabaseClock(TurnedClock())
         self.written: list[Any] = []
         self.audited: list[Any] = []
+        self.extended: list[Any] = []
+        self.steps: Any = SimpleNamespace(extend=lambda _, *what: self.extended.append(what))
         self.known: dict[Any, JobStatus] = {}
         self.queues: list[Any] = []
         self.workers: Any = SimpleNamespace(all=lambda _: self.rows)
         self.rows: list[Any] = []
         self.jobs: Any = SimpleNamespace(
-            insert_again=lambda _, jobs: self.written.extend(jobs),
+            insert_again=lambda _, jobs: (self.written.extend(jobs), {})[1],
+            keys=SimpleNamespace(extend=lambda _, *what: self.extended.append(what)),
             cancel=lambda *_: self.waiting,
             ask_to_stop=lambda *_: self.running,
         )
@@ -50,7 +53,7 @@ class FakeStore:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Any]:
-        yield None
+        yield SimpleNamespace(begin_nested=contextlib.nullcontext)
 
     writing = tending = reading
 
@@ -69,7 +72,7 @@ class Scene:
         def note(n: int) -> int:
             return n
 
-        row = self.app.client._job(note.call(3))
+        row = self.app.client._job(note.call(3), None)
         self.status = JobStatus(
             id=row.id, origin=row.origin, task=row.task, queue=row.queue, priority=row.priority, state=None,
             outcome=Outcome.FAILED, cause="ValueError", attempts=1, rescues=0, claim=1, worker="w", run_at=row.run_at,
@@ -103,6 +106,7 @@ def test_a_retry_is_sealed_anew_and_lives_as_long(scene: Scene) -> None:
         "arguments", status.binding, status.envelope or b""
     )
     assert scene.store.audited == [("ada", "retried", [status.id], f"as {fresh.id}")]
+    assert scene.store.extended == [(status.origin, fresh.expires_at), (fresh, timedelta(days=30))]
 
 
 def test_a_retry_that_is_known_is_found_and_nothing_is_written(scene: Scene) -> None:

@@ -64,7 +64,7 @@ def test_the_columns_of_a_claim_are_the_fields_of_a_claimed_job_in_their_order()
 
 def test_a_new_jobs_row_has_all_its_fields_and_its_state_as_a_word() -> None:
     row = job_row(NEW)
-    assert set(row) == {field.name for field in fields(NewJob)}
+    assert set(row) == {field.name for field in fields(NewJob)} - {"keys"}
     assert type(row["state"]) is str
 
 

@@ -24,7 +24,7 @@ def read(**given: Any) -> Options:
 def test_the_defaults_are_delayed_jobs_and_expiry_after_ninety_days() -> None:
     assert Options(
         queue="default", priority=0, expires=timedelta(days=90), max_attempts=25, retry=Backoff(),
-        max_run_time=timedelta(hours=4), keep_result=False,
+        max_run_time=timedelta(hours=4), keep_result=False, unique_scope="unfinished", on_conflict="existing",
     ) == DEFAULTS  # fmt: skip
 
 

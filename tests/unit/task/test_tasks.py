@@ -4,6 +4,7 @@ from datetime import timedelta
 import pytest
 
 from duly.errors import DeclarationError
+from duly.model.faults import Faults
 from duly.model.options import Options
 from duly.task import Job, Tasks
 
@@ -130,7 +131,12 @@ def test_one_decorator_declares_many(jobs):
         ({"id": 1}, "has no option 'id'"),
         ({"max_attempts": 0}, "from 1 to"),
         ({"effects": "idempotnet"}, "effects='idempotnet' is unknown; did you mean 'idempotent'"),
-        ({"effects": "unrepeatable"}, "not available yet"),
+        ({"retry_on": ValueError}, r"task\(\): retry_on= takes several classes"),
+        ({"give_up_on": ("ValueError",)}, r"task\(\): give_up_on= takes exception classes"),
+        (
+            {"retry_on": (OSError,), "give_up_on": (OSError,)},
+            "OSError cannot be in retry_on= and in give_up_on=",
+        ),
     ],
 )
 def test_a_wrong_option_fails_at_import_with_a_hint(jobs, options, message):
@@ -143,12 +149,16 @@ def test_a_wrong_option_of_a_router_fails_at_import_with_a_hint():
         Tasks(quee="mail")
 
 
-@pytest.mark.parametrize(
-    ("effects", "transactional"), [(None, False), ("idempotent", False), ("transactional", True)]
-)
-def test_a_task_states_its_effects(jobs, effects, transactional):
+@pytest.mark.parametrize("effects", [None, "idempotent", "transactional", "unrepeatable"])
+def test_a_task_states_its_effects(jobs, effects):
     task = jobs.task(effects=effects)(plain)
-    assert (task.effects, task.transactional) == (effects, transactional)
+    assert task.effects == effects
+    assert (task.transactional, task.unrepeatable) == (effects == "transactional", effects == "unrepeatable")
+
+
+def test_a_task_names_its_exceptions(jobs):
+    task = jobs.task(retry_on=(OSError,), give_up_on=[ValueError])(plain)
+    assert task.faults == Faults((OSError,), (ValueError,))
 
 
 def test_a_result_that_is_to_be_kept_must_be_one_that_can_be(jobs):

@@ -28,7 +28,12 @@ class Bench:
     def __init__(self, **options: Any) -> None:
         self.clock = TurnedClock()
         self.app = Duly("sqlite:///nowhere/never.db", clock=self.clock, **options)
-        store: Any = SimpleNamespace(clock=DatabaseClock(self.clock), tell_time=lambda: None)
+        store: Any = SimpleNamespace(
+            clock=DatabaseClock(self.clock),
+            tell_time=lambda: None,
+            passes=lambda error: error in self.passing,
+        )
+        self.passing: list[BaseException] = []
         self.app._store = store
         self.events: list[Event] = []
         self.app.emitter.subscribe(self.events.append, successes=True)
@@ -38,7 +43,7 @@ class Bench:
 
     def job(self, call: Call[Any], **changes: Any) -> ClaimedJob:
         """The call as a worker would hold it at its first claim."""
-        row = self.app.client._job(call)
+        row = self.app.client._job(call, None)
         columns = {name: getattr(row, name) for name in FIELDS if hasattr(row, name)}
         return ClaimedJob(**(columns | {"claim": 1, "attempt": 0, "rescues": 0} | changes))
 

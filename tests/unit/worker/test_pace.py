@@ -48,3 +48,21 @@ def test_what_waits_already_uses_up_the_time(pace: Pace) -> None:
     pace.saw([("quick", False)])
     assert pace.fit(["quick"] * 100, 0) == 2 + 6
     assert pace.fit(["quick"] * 100, 2 + 3) == 3
+
+
+def test_what_is_always_slow_is_kept_only_where_it_can_start_at_once(pace: Pace) -> None:
+    pace.learn("launch", 1e-6)
+    pace.keep_slow("launch")
+    pace.learn("launch", 1e-6)
+    pace.saw([("launch", False)])
+    assert pace.room(0, 0) == 2
+    assert pace.fit(["launch"] * 5, 0) == 2
+    assert pace.fit(["launch"] * 5, 1) == 1
+
+
+def test_on_the_loop_too(pace: Pace) -> None:
+    pace.keep_slow("launch")
+    assert pace.over(["launch"] * 12, 0) == {10, 11}
+    assert pace.over(["launch", "quick", "launch"], 9) == {2}
+    assert pace.over(["launch", "quick"], 50) == {0}
+    assert pace.over(["quick"] * 50, 50) == set()

@@ -10,7 +10,18 @@ from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Engine, Insert, Row, Select, Table, TextClause, delete
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Engine,
+    Insert,
+    Row,
+    Select,
+    Table,
+    TextClause,
+    delete,
+)
 from sqlalchemy.exc import DBAPIError
 
 from duly.errors import DatabaseError, DatabaseUnavailable, DulyError
@@ -46,7 +57,7 @@ Position = tuple[int, datetime, UUID]
 class Exchanged:
     """What an exchange brought: jobs to run, and which of the outcomes handed in were not accepted.
 
-    ``lost``: ids whose fence was gone and that the ledger does not know under that claim.
+    ``lost``: ids whose fence was gone and that the ledger does not know as succeeded under that claim.
     ``replayed``: claimed rows that the ledger says have ended before; they are removed already.
     ``alive`` is False when the worker's own row is gone, so that it was given nothing.
     """
@@ -133,6 +144,8 @@ class StoreDialect(ABC):
     """Whether liveness is a heartbeat row (else an OS lock)."""
     rots: bool
     """Whether dead entries gather at the head of an index, so that claims need a cursor."""
+    one_writer: bool = False
+    """Whether a transaction that has written keeps all others from writing."""
     asks_to_be_woken: bool = False
     """Whether workers say in their row that they sleep, so that enqueues wake them."""
 
@@ -274,23 +287,53 @@ class StoreDialect(ABC):
         """
         return statement.with_for_update(skip_locked=skip_locked)
 
+    def share_rows(self, statement: Locking, *, skip_locked: bool = False) -> Locking:
+        """The same selection, of rows found by their keys, which others may share but not change."""
+        return statement.with_for_update(read=True, skip_locked=skip_locked)
+
     def remove_rows(self, connection: Connection, table: Table, keys: Sequence[Any]) -> None:
         """Delete the rows of these keys."""
         key = table.primary_key.columns.values()[0]
         connection.execute(delete(table).where(key.in_(list(keys))))
 
-    def remove_one(
-        self, connection: Connection, table: Table, *where: ColumnElement[bool]
-    ) -> Row[Any] | None:
-        """Delete the one row that is so, and return it; None where there is none."""
-        return connection.execute(delete(table).where(*where).returning(*table.c)).one_or_none()
+    def remove_owned(
+        self,
+        connection: Connection,
+        owner: Column[Any],
+        owners: Sequence[UUID],
+        *where: ColumnElement[bool],
+        by: str,  # noqa: ARG002 - for those that lock what they read
+    ) -> None:
+        """Delete the rows of the table of *owner* that are these *owners'*; the index *by* finds them."""
+        connection.execute(delete(owner.table).where(owner.in_(list(owners)), *where))
 
-    def insert_unless_there(
-        self, connection: Connection, table: Table, row: Mapping[str, Any]
-    ) -> datetime | None:
-        """Insert a row of the ledger; the database's time then, or None where its key exists."""
-        written = self.insert_or_ignore(table).values(**row).returning(table.c.ended_at)
-        moment: datetime | None = connection.scalar(written)
+    def as_they_are(self, statement: Locking) -> Locking:
+        """The same selection, of rows that an insert of this transaction has met, as they are now.
+
+        Where an insert locks what it meets, and a transaction may have an older view of it.
+        """
+        return statement
+
+    def removal(self, table: Table, *where: ColumnElement[bool]) -> Any:
+        """What ``remove_one`` runs: made once, since to build it takes longer than to run it."""
+        return delete(table).where(*where).returning(*table.c)
+
+    def remove_one(self, connection: Connection, removal: Any, values: Mapping[str, Any]) -> Row[Any] | None:
+        """Delete the one row that is so, by the *values* of its parameters, and return it; None where there is none."""
+        return connection.execute(removal, values).one_or_none()
+
+    def insert_fresh(self, connection: Connection, table: Table, row: Mapping[str, Any]) -> bool:
+        """Insert a row; False where its key exists, if need be when whoever writes it now has committed."""
+        insert = self.insert_or_ignore(table).values(**row)
+        return connection.execute(insert.execution_options(preserve_rowcount=True)).rowcount == 1
+
+    def entry(self, ledger: Table) -> Any:
+        """What ``enter`` runs: made once, as a removal is."""
+        return self.insert_or_ignore(ledger).values(ended_at=self.clock).returning(ledger.c.ended_at)
+
+    def enter(self, connection: Connection, entry: Any, row: Mapping[str, Any]) -> datetime | None:
+        """Insert a row of the ledger, ended now; the database's time then, or None where its key exists."""
+        moment: datetime | None = connection.scalar(entry, row)
         return moment
 
 

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     Connection,
     Engine,
@@ -16,6 +18,7 @@ from sqlalchemy import (
     Row,
     Table,
     TextClause,
+    bindparam,
     delete,
     event,
     literal_column,
@@ -81,6 +84,7 @@ class MySQL(StoreDialect):
         self.claims = Claims(self._words, self.outcomes)
         self._see = self._sql(sql.SEE)
         self._dead = self._sql(sql.DEAD)
+        self._now = select(self.clock)
         self._waiting_queues = self._sql(sql.WAITING_QUEUES)
 
     def speaks_to(self, name: str) -> bool:
@@ -201,27 +205,42 @@ class MySQL(StoreDialect):
         key = table.primary_key.columns.values()[0]
         return mysql.insert(table).on_duplicate_key_update({key.name: key})
 
-    def insert_unless_there(
-        self, connection: Connection, table: Table, row: Mapping[str, Any]
-    ) -> datetime | None:
-        """INSERT, and then a look at the clock: MySQL returns nothing."""
+    def insert_fresh(self, connection: Connection, table: Table, row: Mapping[str, Any]) -> bool:
+        """INSERT: the count of one that changes nothing does not tell."""
+        return self._is_fresh(connection, table.insert(), row)
+
+    def _is_fresh(self, connection: Connection, insert: Any, row: Mapping[str, Any]) -> bool:
         try:
-            connection.execute(table.insert().values(**row))
+            connection.execute(insert, row)
         except IntegrityError as error:
             if errors.code_of(error) != errors.DUPLICATE:
                 raise
+            return False
+        return True
+
+    def entry(self, ledger: Table) -> Any:
+        """INSERT alone: MySQL returns nothing."""
+        return ledger.insert().values(ended_at=self.clock)
+
+    def enter(self, connection: Connection, entry: Any, row: Mapping[str, Any]) -> datetime | None:
+        """INSERT, and then a look at the clock."""
+        if not self._is_fresh(connection, entry, row):
             return None
-        now: datetime = connection.execute(select(self.clock)).scalar_one()
+        now: datetime = connection.execute(self._now).scalar_one()
         return now
 
-    def remove_one(
-        self, connection: Connection, table: Table, *where: ColumnElement[bool]
-    ) -> Row[Any] | None:
+    def removal(self, table: Table, *where: ColumnElement[bool]) -> Any:
+        """Two statements: lock and read the row; delete it."""
+        key = table.primary_key.columns.values()[0]
+        read = select(table).where(*where).with_for_update()
+        return read, delete(table).where(key == bindparam("found", type_=key.type)), key.name
+
+    def remove_one(self, connection: Connection, removal: Any, values: Mapping[str, Any]) -> Row[Any] | None:
         """Lock the row, read it, delete it."""
-        row = connection.execute(select(table).where(*where).with_for_update()).one_or_none()
+        read, remove, key = removal
+        row: Row[Any] | None = connection.execute(read, values).one_or_none()
         if row is not None:
-            key = table.primary_key.columns.values()[0]
-            connection.execute(delete(table).where(key == row._mapping[key]))  # noqa: SLF001 - public
+            connection.execute(remove, {"found": getattr(row, key)})
         return row
 
     def remove_rows(self, connection: Connection, table: Table, keys: Sequence[Any]) -> None:
@@ -233,16 +252,47 @@ class MySQL(StoreDialect):
             ids = json.dumps([str(key) for key in keys])
             connection.execute(text(sql.REMOVE_ROWS.format(**words)), {"ids": ids})
 
+    def remove_owned(
+        self,
+        connection: Connection,
+        owner: Column[Any],
+        owners: Sequence[UUID],
+        *where: ColumnElement[bool],
+        by: str,
+    ) -> None:
+        """Look first, then delete in the order of the keys: others take several of them in that order."""
+        key = owner.table.primary_key.columns.values()[0]
+        looked = self._through(select(key, owner).where(owner.in_(list(owners)), *where), self._index(by))
+        rows = sorted((str(row[0]), str(row[1])) for row in connection.execute(looked))
+        if rows:
+            words = {"table": self._quote.format_table(owner.table), "key": key.name, "owner": owner.name}
+            kinds = {
+                "type": key.type.compile(connection.dialect),
+                "owner_type": owner.type.compile(connection.dialect),
+            }
+            connection.execute(text(sql.REMOVE_OWNED.format(**words, **kinds)), {"rows": json.dumps(rows)})
+
+    def as_they_are(self, statement: Locking) -> Locking:
+        """Read with a lock, as an insert has taken already: a plain look may be as old as the transaction."""
+        return self.share_rows(statement, skip_locked=True)
+
+    def share_rows(self, statement: Locking, *, skip_locked: bool = False) -> Locking:
+        """``LOCK IN SHARE MODE``, through the primary key."""
+        return self._through(statement, "PRIMARY").with_for_update(read=True, skip_locked=skip_locked)
+
     def lock_rows(self, statement: Locking, *, by: str | None = None, skip_locked: bool = False) -> Locking:
         """``FOR UPDATE``, with the index named: MySQL locks what it reads, and waits for what others hold of it.
 
         Where rows are found by their keys, select more than the key: else it may read all keys there are.
         """
+        index = "PRIMARY" if by is None else self._index(by)
+        return self._through(statement, index).with_for_update(skip_locked=skip_locked)
+
+    def _through(self, statement: Locking, index: str) -> Locking:
         table = statement.get_final_froms()[0]
-        hint = f"FORCE INDEX ({'PRIMARY' if by is None else self._index(by)})"
         for name in MYSQL:
-            statement = statement.with_hint(table, hint, name)
-        return statement.with_for_update(skip_locked=skip_locked)
+            statement = statement.with_hint(table, f"FORCE INDEX ({index})", name)
+        return statement
 
     # ── the exchange ──────────────────────────────────────────────────────────────────────────
 

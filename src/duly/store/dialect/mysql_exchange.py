@@ -14,6 +14,7 @@ from sqlalchemy import BindParameter, Connection, Row, TextClause, bindparam, te
 
 from duly.model.job import ClaimedJob
 from duly.model.report import Succeeded
+from duly.model.states import Outcome
 from duly.store.dialect import mysql_sql as sql
 from duly.store.dialect.base import BEST_FIRST, Exchanged, Position
 
@@ -49,15 +50,16 @@ class Outcomes:
         return lost
 
     def not_recorded(self, connection: Connection, succeeded: Sequence[Succeeded]) -> set[UUID]:
-        """Those that the ledger does not know under their claim."""
+        """Those that the ledger does not know as succeeded under their claim."""
         known = self.ended(connection, [str(s.id) for s in succeeded])
-        return {s.id for s in succeeded if known.get(str(s.id)) != s.claim}
+        return {s.id for s in succeeded if known.get(str(s.id)) != (s.claim, Outcome.SUCCEEDED)}
 
-    def ended(self, connection: Connection, ids: Sequence[str]) -> dict[str, int]:
-        """Of these ids, those in the ledger, with their claim."""
+    def ended(self, connection: Connection, ids: Sequence[str]) -> dict[str, tuple[int, str]]:
+        """Of these ids, those in the ledger, with their claim and outcome."""
         if not ids:
             return {}
-        return {row.job_id: row.claim for row in connection.execute(self.look_up, {"ids": ids})}
+        rows = connection.execute(self.look_up, {"ids": ids})
+        return {row.job_id: (row.claim, row.outcome) for row in rows}
 
 
 class Claims:

@@ -26,7 +26,7 @@ REMOVE = "DELETE j FROM {done}"
 
 RESULT = "UPDATE {executions} SET result = :result WHERE job_id = :id"
 
-ENDED = "SELECT job_id, claim FROM {executions} WHERE job_id IN :ids"
+ENDED = "SELECT job_id, claim, outcome FROM {executions} WHERE job_id IN :ids"
 
 # Only rows that are due and have not expired, by the database's clock; promotion and expiry move the others.
 # Behind a position: in this form the three ranges of the index are read, where the comparison of rows,
@@ -50,7 +50,7 @@ BEST_OF = """
 HEADS = "SELECT priority, run_at, id, queue FROM ({best}) AS heads ORDER BY priority, run_at, id LIMIT :limit"
 
 CLAIM = """
-UPDATE {jobs} FORCE INDEX (PRIMARY) SET state = 'running', claim = claim + 1, worker = :worker
+UPDATE {jobs} FORCE INDEX (PRIMARY) SET state = 'running', claim = claim + 1, worker = :worker, started_at = NULL
 WHERE id IN :ids"""
 
 SEE = """
@@ -84,3 +84,7 @@ SELECT queue FROM (
 REMOVE_ROWS = """
 DELETE gone FROM JSON_TABLE(:ids, '$[*]' COLUMNS (id {type} PATH '$')) AS ids
 STRAIGHT_JOIN {table} AS gone FORCE INDEX (PRIMARY) ON gone.{key} = ids.id"""
+
+REMOVE_OWNED = """
+DELETE gone FROM JSON_TABLE(:rows, '$[*]' COLUMNS (id {type} PATH '$[0]', owner {owner_type} PATH '$[1]')) AS ids
+STRAIGHT_JOIN {table} AS gone FORCE INDEX (PRIMARY) ON gone.{key} = ids.id AND gone.{owner} = ids.owner"""

@@ -32,6 +32,7 @@ from sqlalchemy.schema import CreateSchema
 from duly.errors import DulyError, InvalidOptions
 from duly.model.job import ClaimedJob, NewJob
 from duly.model.report import Succeeded
+from duly.model.states import Outcome
 from duly.store.dialect import postgresql_errors as errors
 from duly.store.dialect import postgresql_sql as sql
 from duly.store.dialect.base import (
@@ -273,7 +274,9 @@ class PostgreSQL(StoreDialect):
     def _not_recorded(self, connection: Connection, succeeded: Sequence[Succeeded]) -> set[Any]:
         ledger = self.tables.executions.c
         known = connection.execute(
-            select(ledger.job_id, ledger.claim).where(ledger.job_id.in_([s.id for s in succeeded]))
+            select(ledger.job_id, ledger.claim).where(
+                ledger.job_id.in_([s.id for s in succeeded]), ledger.outcome == Outcome.SUCCEEDED.value
+            )
         )
         recorded = {(row.job_id, row.claim) for row in known}
         return {s.id for s in succeeded if (s.id, s.claim) not in recorded}

@@ -75,7 +75,7 @@ picked AS (
 # 104,000 a second). A worker whose own row is gone is given nothing.
 CLAIM = """
 claimed AS (
-    UPDATE {jobs} SET state = 'running', claim = claim + 1, worker = :worker
+    UPDATE {jobs} SET state = 'running', claim = claim + 1, worker = :worker, started_at = NULL
     WHERE id = ANY(ARRAY(SELECT id FROM picked)) AND (SELECT alive FROM self)
     RETURNING {claimed}
 )

@@ -32,6 +32,7 @@ from sqlalchemy.pool import SingletonThreadPool, StaticPool
 from duly.errors import DatabaseBusy, DulyError, InvalidOptions, SchemaError, SettingsError, WrongDatabase
 from duly.model.job import ClaimedJob, NewJob
 from duly.model.report import Succeeded
+from duly.model.states import Outcome
 from duly.store.dialect import savepoints, writelock
 from duly.store.dialect import sqlite_sql as sql
 from duly.store.dialect.base import (
@@ -61,6 +62,7 @@ class SQLite(StoreDialect):
     name = "sqlite"
     beats = False
     rots = False
+    one_writer = True
 
     def __init__(self, tables: Tables) -> None:
         super().__init__(tables)
@@ -264,14 +266,14 @@ class SQLite(StoreDialect):
                 )
         refused = {id_: s for id_, s in zip(ids, succeeded, strict=True) if id_ not in accepted}
         recorded = self._ended(connection, list(refused))
-        return {s.id for id_, s in refused.items() if recorded.get(id_) != s.claim}
+        return {s.id for id_, s in refused.items() if recorded.get(id_) != (s.claim, Outcome.SUCCEEDED)}
 
-    def _ended(self, connection: Connection, ids: Sequence[str]) -> dict[str, int]:
-        """Of these ids, those in the ledger, with their claim."""
+    def _ended(self, connection: Connection, ids: Sequence[str]) -> dict[str, tuple[int, str]]:
+        """Of these ids, those in the ledger, with their claim and outcome."""
         if not ids:
             return {}
         rows = connection.execute(self.ended, {"ids": json.dumps(ids)})
-        return {row.job_id: row.claim for row in rows}
+        return {row.job_id: (row.claim, row.outcome) for row in rows}
 
     def pulse(self, connection: Connection, worker: str, lease: timedelta) -> Pulse | None:  # noqa: ARG002
         """One statement that only looks: the OS lock is the beat. Who holds no lock of its own is dead."""

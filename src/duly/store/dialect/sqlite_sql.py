@@ -19,7 +19,7 @@ DELETE FROM {jobs} WHERE worker = :worker AND (id, claim) IN (
     SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:done)
 )"""
 
-ENDED = "SELECT job_id, claim FROM {executions} WHERE job_id IN (SELECT value FROM json_each(:ids))"
+ENDED = "SELECT job_id, claim, outcome FROM {executions} WHERE job_id IN (SELECT value FROM json_each(:ids))"
 
 BEST_OF = """
 SELECT id, priority, run_at FROM {jobs}
@@ -38,7 +38,7 @@ SELECT json_group_array(json_array({claimed}, hex(envelope))) FROM {jobs}
 WHERE id IN (SELECT id FROM ({heads}) ORDER BY priority, run_at, id LIMIT :limit)"""
 
 HOLD = """
-UPDATE {jobs} SET state = 'running', claim = claim + 1, worker = :worker
+UPDATE {jobs} SET state = 'running', claim = claim + 1, worker = :worker, started_at = NULL
 WHERE id IN (SELECT value FROM json_each(:ids))"""
 
 PULSE = """

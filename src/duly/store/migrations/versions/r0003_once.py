@@ -1,4 +1,4 @@
-"""Keys that jobs hold, durable steps, what people resolved, proofs and audits."""
+"""Keys that jobs hold, durable steps, what people resolved, proofs and audits, and how far pruning has come."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Two columns, three indexes and four tables."""
+    """Two columns, indexes and five tables."""
     store: Store = context.config.attributes["store"]
     prefix, schema = store.names.prefix, store.names.schema
     connection, on_mysql = op.get_bind(), store.dialect.name == "mysql"
@@ -40,6 +40,16 @@ def upgrade() -> None:
     column("jobs", "holds")
     column("jobs", "transients")
     index("executions", "executions_expiring", "expires_at")
+    if not on_mysql:
+        troubled = sa.text("outcome <> 'succeeded'")
+        op.create_index(
+            f"{prefix}executions_troubled",
+            f"{prefix}executions",
+            ["ended_at"],
+            schema=schema,
+            postgresql_where=troubled,
+            sqlite_where=troubled,
+        )
     index("keys", "keys_until", "until_at")
     table(
         "steps",
@@ -80,4 +90,10 @@ def upgrade() -> None:
         sa.Column("actor", Words(200), nullable=False),
         sa.Column("tasks", sa.Integer, nullable=False),
         sa.Column("gaps", sa.Integer, nullable=False),
+    )
+    table(
+        "pruning",
+        sa.Column("what", Words(12), primary_key=True),
+        sa.Column("at", Instant, nullable=False),
+        sa.Column("job_id", Id, nullable=False),
     )
