@@ -20,6 +20,7 @@ from installed binaries. What cannot be had is skipped, and said at the end; wha
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -60,6 +61,10 @@ def pytest_configure(config: pytest.Config) -> None:
     ]:
         del os.environ[name]  # the developer's own settings are none of the tests' business
     leaks.adopt_orphans()
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # a run in the background; the programs we start shall obey it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if handed_over := getattr(config, "workerinput", None):
         config.stash[BENCH] = Bench(Path(handed_over["duly_bench"]))
         return

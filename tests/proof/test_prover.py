@@ -241,10 +241,9 @@ def test_clean_run_that_fails_cannot_be_told(judge: Judge) -> None:
 
 def test_connection_that_was_not_redirected_cannot_be_told(judge: Judge) -> None:
     verdict = judge(Script(notes=["shop.db was opened by sqlite3 (at shop.py:3)"]))
-    assert (verdict.word, verdict.summary) == (
-        Word.CANNOT_TELL,
-        "shop.db was opened by sqlite3 (at shop.py:3)",
-    )
+    assert verdict.word is Word.CANNOT_TELL
+    assert verdict.reasons == ("shop.db was opened by sqlite3 (at shop.py:3)",)
+    assert "shop.db" not in verdict.summary  # what is recorded says where nothing is, and quotes nothing
 
 
 def test_run_that_cannot_tell_does_not_hide_a_divergence(judge: Judge) -> None:

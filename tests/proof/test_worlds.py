@@ -14,7 +14,8 @@ from typing import Any
 import psycopg
 import pymysql
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from duly.errors import CannotTell
@@ -273,6 +274,16 @@ def test_attached_file_is_refused(sqlite_database: Database, tmp_path: Path) -> 
 
     check_refused(sqlite_database, attach, "ATTACH opens another file")
     assert not (tmp_path / "second.db").exists()
+
+
+def test_file_that_a_listener_attaches_is_never_touched(sqlite_database: Database, tmp_path: Path) -> None:
+    """No statement of SQLAlchemy's says so: the driver itself must refuse."""
+    other = tmp_path / "second.db"
+    with Worlds(), making(sqlite_database.url) as engine:
+        event.listen(engine, "connect", lambda driver, _: driver.execute(f"ATTACH '{other}' AS second"))
+        with pytest.raises(OperationalError, match="too many attached"):
+            engine.connect()
+    assert not other.exists()
 
 
 def test_other_database_of_a_mysql_server_is_refused(mysql_database: Database) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -180,6 +181,22 @@ def check_a_mark_whose_reply_was_lost_is_read_back(stage: Stage) -> None:
         assert stage.ended(launch.app, job)["claim"] == 1  # type: ignore[index]
     assert launch.calls == {"launch": 1, "alaunch": 1}
     assert None not in launch.marks
+
+
+def test_a_mark_that_is_read_back_too_late_calls_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reply was lost, and the job expired before it could be read back."""
+    launch = Launch(stage)
+    marks = launch.app.store.marks
+    honest = marks.look
+    monkeypatch.setattr(marks, "look", lambda *asked: replace(honest(*asked), late=True))
+    for task in launch.both:
+        job = task.enqueue()
+        with unanswered(launch.app, "committed"):
+            assert launch.app.drain() == {"expired": 1}
+        assert launch.ended(job) == ("expired", 0)
+    assert launch.calls == {}
 
 
 def test_without_a_mark_that_is_known_to_stand_it_is_not_called(stage: Stage) -> None:

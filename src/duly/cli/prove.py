@@ -80,7 +80,8 @@ def prove(
 
     It is run on copies of all databases that it speaks to: killed before and after each statement, commit
     and outside effect, frozen there, and delivered twice at once. Exits with 0 if it is proved, with 1 if it
-    diverges, with 3 if the prover cannot tell. Mails go nowhere; other hosts than this one are refused.
+    diverges, with 3 if the prover cannot tell. Mails go nowhere; other hosts than this one are refused;
+    programs that it starts are run.
     """
     from duly.proof.page import page
 

@@ -33,6 +33,8 @@ class Again:
             resolution = self.resolve(status, Verdict.AGAIN, None, actor)
             assert resolution.again is not None  # noqa: S101 - that verdict has one
             return resolution.again
+        if status.resolution is not None and status.resolution.again is not None:
+            return status.resolution.again  # which stays when the ledger's row of that job is pruned
         fresh, store = self._retry_of(status), self._home.store
         if self._home.desk.look(fresh.id) is None:
             with store.tending() as connection:

@@ -166,7 +166,7 @@ def _opened(files: Files, _: str, arguments: tuple[Any, ...]) -> None:
     path, mode, flags = arguments
     writing = any(letter in mode for letter in "wax+") if isinstance(mode, str) else bool(flags & _WRITING)
     if writing and (found := _path(path)):
-        files.touch(found)
+        files.touch(Path(os.path.realpath(found)))  # through a link it is the other end that changes
 
 
 def _changed(files: Files, event: str, arguments: tuple[Any, ...]) -> None:
@@ -174,6 +174,8 @@ def _changed(files: Files, event: str, arguments: tuple[Any, ...]) -> None:
         found = _path(arguments[place], -1 if folder is None else arguments[folder])
         if found is None or (event == "os.mkdir" and found.exists()):
             continue
+        if event == "os.truncate":
+            found = Path(os.path.realpath(found))
         if event != "os.rmdir" or (found.is_dir() and not any(found.iterdir())):
             files.touch(found)
 

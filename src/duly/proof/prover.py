@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from duly.errors import SchemaError
+from duly.errors import CannotTell, DulyError, SchemaError
 from duly.proof import difference
 from duly.proof.difference import Difference, Fault
 from duly.proof.hints import hint
@@ -111,12 +111,25 @@ class Prover:
     def _make_ready(self) -> None:
         """Duly's tables are in the copy, of this release; no connection stays open."""
         try:
-            tables = self._app.store.tables
-        except SchemaError:
-            self._app.migrate()
-            tables = self._app.store.tables
+            tables = self._tables()
+        except DulyError:
+            raise
+        except (
+            Exception
+        ) as error:  # the application's own listeners may run here, and meet what a copy refuses
+            kind = type(error).__name__
+            raise CannotTell(
+                f"a copy of the app's database cannot be opened ({kind}; does it ATTACH?)"
+            ) from error
         self._worlds.disregard(tables.metadata.tables)
         self._app.close()
+
+    def _tables(self) -> Any:
+        try:
+            return self._app.store.tables
+        except SchemaError:
+            self._app.migrate()
+            return self._app.store.tables
 
     def _see(self, runs: Callable[[World], Run]) -> _Seen:
         world = self._worlds.fresh()

@@ -87,7 +87,7 @@ class Verdict:
                 first = self.divergences[0]
                 where = f" ({first.point.kind} at {first.point.where})" if first.point else ""
                 return f"{len(self.divergences)} of {self.runs} runs; first: {first.how}{where}"
-        return self.reasons[0]
+        return f"{len(self.reasons)} reasons; prove it again to read them"
 
     def as_data(self) -> dict[str, Any]:
         """For JSON."""

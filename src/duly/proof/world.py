@@ -7,7 +7,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,6 +20,8 @@ from duly.store.copies import Redirection, connecting
 from duly.store.copies.source import BASE
 
 __all__ = ["World", "Worlds", "connecting"]
+
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class World:
@@ -93,13 +95,12 @@ class Worlds:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with _undisturbed():
-            self._files.put_back()
-            for number in range(1, self._made + 1):
-                self._redirection.discard(str(number))
-            self._redirection.discard(BASE)
-            self._redirection.remove()
-            shutil.rmtree(self.folder, ignore_errors=True)
+        with _undisturbed(), ExitStack() as last:  # from its end up, and each whatever became of the others
+            last.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            last.callback(self._redirection.remove)
+            for copy in (BASE, *map(str, range(1, self._made + 1))):
+                last.callback(self._redirection.discard, copy)
+            last.callback(self._files.put_back)
 
     @property
     def notes(self) -> list[str]:
@@ -124,12 +125,13 @@ class Worlds:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """A second Ctrl-C shall not leave half of it behind."""
+    """A second Ctrl-C, or a terminal that is closed, shall not leave half of it behind."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _STOPS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -228,8 +228,14 @@ class KeyedInsert:
     # ── what was not to be ────────────────────────────────────────────────────────────────────
 
     def _remove_late(self, jobs: Sequence[NewJob]) -> None:
-        """An earlier try landed, and its job ended, between the first look and the insert: it ended then."""
-        self._unmake(list(self.jobs.digests_ended(self.connection, [job.id for job in jobs])))
+        """An earlier try landed, and its job ended, between the first look and the insert: it ended then.
+
+        What it holds by time, its idempotency key above all, it keeps.
+        """
+        ended = list(self.jobs.digests_ended(self.connection, [job.id for job in jobs]))
+        if ended:
+            self.keys.ended(self.connection, ended)
+            self.jobs.dialect.remove_rows(self.connection, self.jobs.tables.jobs, ended)
 
     def _unmake(self, jobs: Sequence[UUID]) -> None:
         if jobs:

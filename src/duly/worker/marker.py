@@ -71,9 +71,12 @@ class Marker:
 
     def _has_landed(self, attempt: Attempt) -> bool:
         try:
-            return self._begin(attempt, self._look(attempt).at)
+            mark = self._look(attempt)
         except DatabaseError:
             return False
+        if mark.late:
+            raise TooLate  # the answer was lost, and the time has passed meanwhile
+        return self._begin(attempt, mark.at)
 
     @staticmethod
     def _begin(attempt: Attempt, at: datetime | None) -> bool:

@@ -101,6 +101,7 @@ class Redirection:
         self._used = True
         with allowed():
             connection = dialect.connect(*positional, **named)
+        source.confine(connection)
         if record is not None:
             record.info[_MARK] = (self.copy, source)
         return connection
@@ -157,7 +158,7 @@ class Redirection:
     def discard(self, copy: str) -> None:
         """Remove what a server keeps under this name; one that does not answer keeps it."""
         for source in self.sources:
-            with suppress(CannotTell):
+            with suppress(Exception):
                 source.remove(copy)
 
     def _source(self, dialect: Dialect, given: Arguments) -> Source:
@@ -178,8 +179,9 @@ class Redirection:
             new.make_base()
             if self.copy != BASE:
                 new.make(self.copy)
-        except CannotTell:
-            new.remove(BASE)
+        except BaseException:  # Ctrl-C above all: copying a large database takes its time
+            with suppress(Exception):
+                new.remove(BASE)
             raise
         named = {name: value for name, value in given.named.items() if isinstance(value, str | int)}
         with self._manifest.open("a") as manifest:

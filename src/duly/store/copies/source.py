@@ -67,6 +67,9 @@ class Source(ABC):
     def aim(self, copy: str, positional: list[Any], named: dict[str, Any]) -> None:
         """Change what a driver is given so that it connects to *copy*."""
 
+    def confine(self, connection: Any) -> None:  # noqa: B027 - not all drivers know how
+        """Let a new connection of the driver's, to a copy, reach no other database, where the driver knows how."""
+
     @abstractmethod
     def tables(self, copy: str) -> Iterator[TableRows]:
         """All tables of *copy*, without those of the database system. Take each one's rows before the next."""

@@ -67,6 +67,11 @@ class SQLiteFile(Source):
         else:
             named["database"] = place
 
+    def confine(self, connection: Any) -> None:
+        """``ATTACH`` would open another file, also where no statement of SQLAlchemy's says so."""
+        if isinstance(connection, sqlite3.Connection):
+            connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+
     def tables(self, copy: str) -> Iterator[TableRows]:
         """As SQLite's own catalogue has them."""
         place = self.place(copy)
