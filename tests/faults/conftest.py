@@ -13,24 +13,26 @@ from tests.faults.terminal import Zygote
 from tests.mysql import Server
 from tests.postgresql import Cluster
 
-ABOUT_PROCESSES = {
-    "test_crowd",
-    "test_deaths",
-    "test_isolated",
-    "test_limits",
-    "test_signals",
-    "test_supervisor",
-}
-"""Modules in which the database is hardly asked: the short form runs them on an embedded one and on one server."""
+SPARED = {"test_crowd": frozenset({"mysql"}), "test_deaths": frozenset({"mysql"})} | dict.fromkeys(
+    ("test_isolated", "test_limits", "test_signals", "test_supervisor"), frozenset(SERVERS)
+)
+"""Modules about processes, in which the database is hardly asked, and the servers that the short form leaves out."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    spared = pytest.mark.skip(reason="processes on a second kind of server: DULY_TEST_FAULTS=long")
+    spared = pytest.mark.skip(reason="processes on another kind of server: DULY_TEST_FAULTS=long")
     for item in items:
-        if isinstance(item, pytest.Function) and item.module.__name__.split(".")[-1] in ABOUT_PROCESSES:
-            spec = getattr(item, "callspec", None)
-            if not LONG and spec is not None and "mysql" in spec.params.values():
-                item.add_marker(spared)
+        servers = (
+            SPARED.get(item.module.__name__.split(".")[-1]) if isinstance(item, pytest.Function) else None
+        )
+        spec = getattr(item, "callspec", None)
+        if (
+            servers
+            and not LONG
+            and spec is not None
+            and not servers.isdisjoint(map(str, spec.params.values()))
+        ):
+            item.add_marker(spared)
 
 
 @pytest.fixture(scope="session")
