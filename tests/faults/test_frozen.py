@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 from datetime import timedelta
 
 import pytest
@@ -121,12 +123,24 @@ def test_a_silent_child_is_killed_by_its_supervisor(ground: Ground) -> None:
     ground.check()
 
 
+def freeze_while_nobody_writes(ground: Ground, terminal: Terminal) -> None:
+    """Who is frozen within a transaction keeps SQLite's write lock, and everybody waits for it."""
+    file = ground.database.url.removeprefix("sqlite:///")
+    while True:
+        terminal.signal(signal.SIGSTOP, group=True)
+        look = contextlib.closing(sqlite3.connect(file, timeout=0.2, isolation_level=None))
+        with look as connection, contextlib.suppress(sqlite3.OperationalError):
+            connection.execute("BEGIN IMMEDIATE")
+            return
+        terminal.signal(signal.SIGCONT, group=True)
+
+
 def test_a_wholly_frozen_group_keeps_its_jobs_on_sqlite_until_it_wakes(on_sqlite: Ground) -> None:
     ground = on_sqlite
     first = ground.terminal(lease=LEASE)
     (job,) = ground.enqueue(hold.call("gate"))
     ground.started(job)
-    first.signal(signal.SIGSTOP, group=True)
+    freeze_while_nobody_writes(ground, first)
     second = ground.terminal(lease=LEASE)
     (other,) = ground.enqueue(note.call(1))
     assert ground.outcome(other) == "succeeded"
