@@ -13,7 +13,7 @@ from tests.faults.terminal import Zygote
 from tests.mysql import Server
 from tests.postgresql import Cluster
 
-SPARED = {"test_crowd": frozenset({"mysql"}), "test_deaths": frozenset({"mysql"})} | dict.fromkeys(
+SPARED = dict.fromkeys(("test_crowd", "test_deaths", "test_outages"), frozenset({"mysql"})) | dict.fromkeys(
     ("test_isolated", "test_limits", "test_signals", "test_supervisor"), frozenset(SERVERS)
 )
 """Modules about processes, in which the database is hardly asked, and the servers that the short form leaves out."""

@@ -11,6 +11,7 @@ from duly.proof.child import Child
 from duly.proof.course import Course
 from duly.proof.points import Point
 from duly.store.rehearsal import Rehearsal
+from tests.faults.ground import LONG
 from tests.proof import test_outside, test_run
 from tests.proof.conftest import Stage
 
@@ -52,6 +53,7 @@ MUTANTS: dict[str, tuple[Any, str, Callable[..., Any], Callable[[Stage], None]]]
 }
 
 
+@pytest.mark.skipif(not LONG, reason="proofs by broken provers: DULY_TEST_FAULTS=long")
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutant_is_caught(name: str, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     owner, attribute, broken, check = MUTANTS[name]

@@ -78,8 +78,8 @@ def measured(arguments: list[str], folder: Path) -> tuple[int, dict[str, Any]]:
 def test_each_figure_is_measured_beside_another_of_its_round(
     url: str, database: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if database.name != "sqlite" and not LONG:
-        pytest.skip("measures on a server: DULY_TEST_FAULTS=long")
+    if not LONG:
+        pytest.skip("measures for a minute: DULY_TEST_FAULTS=long")
     status, report = measured([*TINY, "--database", url], tmp_path)
     assert (status, report["not_run"]) == (0, [])
     assert {"date", "python", "cores", "processor", "load", "load_after", "duly"} <= report[
