@@ -91,7 +91,7 @@ def test_a_swallowed_cancellation_costs_its_process(ground: Ground) -> None:
 
 def test_who_holds_the_interpreter_is_named(on_sqlite: Ground) -> None:
     ground = on_sqlite
-    terminal = worker(ground)
+    terminal = worker(ground, lease=30.0)  # or its supervisor would take it for silent, and kill it
     length = 24
     while True:  # until it takes long enough on this machine
         (job,) = ground.enqueue(hog.call(length))
