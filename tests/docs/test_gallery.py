@@ -7,7 +7,6 @@ them, and plays the whole page.
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -26,8 +25,8 @@ from duly.proof.world import Worlds
 from examples.gallery.shop import engine, jobs, opening
 from tests.docs.pages import ROOT, Page
 from tests.docs.stage import Stage
+from tests.faults.ground import LONG
 
-LONG = os.environ.get("DULY_TEST_FAULTS") == "long"
 SHORT = {"account", "file", "flag", "letter", "siren"}
 """The rooms of the default run; `make gallery` plays all."""
 GALLERY = ROOT / "examples" / "gallery"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from tests.docs.pages import Page, pages
 from tests.docs.stage import Stage
+from tests.faults.ground import LONG
 
-LONG = os.environ.get("DULY_TEST_FAULTS") == "long"
 LATER = "`make gallery` does it"
 PROVED = [page for page in pages() if any(LATER in (block.not_run or "") for block in page.blocks)]
 
